@@ -1,0 +1,49 @@
+"""Multi-head self-attention over `Tokens`, always fused, with an additive bias on keys (log utility, log size)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitgs.backbone.tokens import Tokens
+
+
+class Attention(nn.Module):
+    """Softmax attention (Vaswani 2017, eq. 1) with one joint projection for q, k, v. The pieces `project`, `attend` and `output` are for blocks
+    that need keys (merging) or other groupings of tokens (divided attention)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def project(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v, each `(B, h, N, d)`."""
+        batch, count, width = x_BND.shape
+        qkv = self.qkv(x_BND).view(batch, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        return q, k, v
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """The attention's output `(B, N, D)`, before any residual."""
+        q, k, v = self.project(tokens.x_BND)
+        return self.output(attend(q, k, v, tokens.key_bias_BN()))
+
+
+def attend(q_BhNd: Tensor, k_BhMd: Tensor, v_BhMd: Tensor, bias_BM: Tensor | None = None) -> Tensor:
+    """Fused attention with a bias on keys, heads merged: `(B, N, h*d)`.
+
+    The bias rides along as one more channel of q (ones) and k (the bias): q.k/sqrt(d) + b = [q, 1].[k, b sqrt(d)]/sqrt(d). A mask would do the
+    same, but the fused CPU kernel has no gradient for a mask and is slower with one (see DECISIONS.md for the timings).
+    """
+    if bias_BM is None:
+        out_BhNd = F.scaled_dot_product_attention(q_BhNd, k_BhMd, v_BhMd)
+    else:
+        scale = q_BhNd.shape[-1] ** -0.5
+        bias_BhM1 = (bias_BM / scale)[:, None, :, None].expand(*k_BhMd.shape[:-1], 1).to(k_BhMd.dtype)
+        q = torch.cat([q_BhNd, torch.ones_like(q_BhNd[..., :1])], dim=-1)
+        k = torch.cat([k_BhMd, bias_BhM1], dim=-1)
+        out_BhNd = F.scaled_dot_product_attention(q, k, F.pad(v_BhMd, (0, 1)), scale=scale)[..., :-1]
+    return out_BhNd.transpose(1, 2).flatten(2)

@@ -1,0 +1,81 @@
+"""From pixels to tokens: patch embedding with an image position table that is resized to any grid, and a table for time."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitgs.backbone.sizes import Style
+from vitgs.backbone.tokens import Tokens
+from vitgs.errors import UsageError
+from vitgs.record import Clip, Size
+
+
+def grid_of(clip: Clip, patch: int) -> tuple[int, int]:
+    """Rows and columns of patches in a frame."""
+    if clip.height % patch or clip.width % patch:
+        raise UsageError(
+            "a frame's height and width must be multiples of the patch",
+            given=f"{clip.height}x{clip.width} with patch {patch}",
+            remedy=f"use {max(clip.height // patch, 1) * patch}x{max(clip.width // patch, 1) * patch} or another patch",
+        )
+    return clip.height // patch, clip.width // patch
+
+
+class PatchEmbed(nn.Module):
+    """Frames to patch tokens with their spatial position; the class token's own position is kept in `class_token` (Dosovitskiy 2021, eq. 1)."""
+
+    def __init__(self, size: Size, style: Style, clip: Clip, patch: int) -> None:
+        super().__init__()
+        self.rows, self.columns = grid_of(clip, patch)
+        self.patch = nn.Conv2d(clip.channels, size.width, patch, patch, bias=style.patch_bias)
+        self.position = nn.Parameter(torch.zeros(self.rows * self.columns, size.width))
+        self.class_token = nn.Parameter(torch.zeros(1, 1, size.width))
+        nn.init.trunc_normal_(self.position, std=0.02)
+        nn.init.normal_(self.class_token, std=0.02)
+
+    @property
+    def count(self) -> int:
+        """Patches a frame, N."""
+        return self.rows * self.columns
+
+    def forward(self, clip_BTCHW: Tensor) -> Tokens:
+        """`(B, T, C, H, W)` -> patch tokens `(B, T*N, D)` in time order, rows first inside a frame."""
+        batch, frames = clip_BTCHW.shape[:2]
+        x: Tensor = self.patch(clip_BTCHW.flatten(0, 1)).flatten(2).transpose(1, 2) + self.position
+        return Tokens(x_BND=x.reshape(batch, frames * self.count, -1), position_BN3=self.positions(batch, frames, x))
+
+    def positions(self, batch: int, frames: int, like: Tensor) -> Tensor:
+        """`(t, y, x)` of each token, `(B, T*N, 3)`, without memory of its own for the batch."""
+        t = torch.arange(frames, device=like.device, dtype=like.dtype)
+        y = torch.arange(self.rows, device=like.device, dtype=like.dtype)
+        x = torch.arange(self.columns, device=like.device, dtype=like.dtype)
+        grid = torch.stack(torch.meshgrid(t, y, x, indexing="ij"), dim=-1)
+        return grid.reshape(1, -1, 3).expand(batch, -1, -1)
+
+
+def resize_grid(table_ND: Tensor, rows: int, columns: int) -> Tensor:
+    """A position table of a square grid, bicubically resized to `rows x columns` (antialiased, as timm does)."""
+    side = round(table_ND.shape[0] ** 0.5)
+    image = table_ND.reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
+    out = F.interpolate(image, size=(rows, columns), mode="bicubic", antialias=True, align_corners=False)
+    return out.permute(0, 2, 3, 1).reshape(rows * columns, -1).to(table_ND.dtype)
+
+
+class TimeEmbed(nn.Module):
+    """A learned vector per frame index, added to every token of that frame, so that attention across frames can tell them apart."""
+
+    def __init__(self, frames: int, width: int, init_std: float) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(frames, width) * init_std)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """Adds the vector of each token's frame; works on any subset of tokens, since the frame is read from the position."""
+        return tokens.with_x(tokens.x_BND + self.table[tokens.position_BN3[..., 0].long()])
+
+    def all_frames(self, tokens: Tokens) -> Tokens:
+        """The same for tokens of all frames in order, without an index: `(B, T*N, D)`."""
+        frames, width = self.table.shape
+        x = tokens.x_BND
+        return tokens.with_x((x.view(x.shape[0], frames, -1, width) + self.table[:, None]).view_as(x))

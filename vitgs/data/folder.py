@@ -1,0 +1,128 @@
+"""Real videos in a plain `<split>/<class>/<video>` folder, as a source like the embedded one. Nothing is decoded before the first batch is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitgs import folders
+from vitgs.data import sampling, transforms
+from vitgs.data.frame_cache import Frames, frames_of
+from vitgs.data.listing import Listing, Video, listing
+from vitgs.data.source import SPLITS, Clips, Split, known_split
+from vitgs.data.video import decoder
+from vitgs.errors import NothingToWorkOn, UsageError, unknown
+from vitgs.record import Clip, digest
+
+_STORED_PER_FRAME = 2  # stored frames for each frame of a clip: what training's jitter draws from
+_EVALUATION_BATCH = 32
+
+
+class VideoFolder:
+    """One split of a folder of videos; `normal` names the mean and deviation of the weights in use, `flip` mirrors half of the training clips."""
+
+    def __init__(self, folder: Path, split: str, *, frames: int, height: int, width: int, normal: str = "imagenet", flip: bool = True) -> None:
+        if normal not in transforms.NORMALS:
+            raise unknown("normalisation", normal, transforms.NORMALS)
+        self.folder = Path(folder).expanduser()
+        self.split: Split = known_split(split)
+        self.normal, self.flip = normal, flip
+        self.listing: Listing = listing(self.folder)
+        self.videos: tuple[Video, ...] = tuple(video for video in self.listing.videos if video.split == self.split)
+        if not self.videos:
+            remedy = f"put videos into {self.folder / self.split}/<class>/, or more than one video of a class into train"
+            raise NothingToWorkOn(f"the {self.split} split has videos", given=f"none in {self.folder} ({self.listing.rule})", remedy=remedy)
+        self.name = self.folder.resolve().name
+        self.digest = digest({"rule": self.listing.rule, "videos": [(video.path, video.size_bytes, video.split) for video in self.listing.videos]})
+        names = self.listing.classes
+        self.clip = Clip(frames=frames, height=height, width=width, channels=3, classes=len(names), class_names=names)
+        number = {name: i for i, name in enumerate(names)}
+        groups = {name: i for i, name in enumerate(self.listing.groups)}
+        self._label_V = np.array([number[video.label] for video in self.videos])
+        self._group_V = np.array([groups[video.group] for video in self.videos])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Videos of each split, decodable or not."""
+        return {split: sum(video.split == split for video in self.listing.videos) for split in SPLITS}
+
+    @cached_property
+    def frames(self) -> Frames:
+        """The stored frames; decodes every video of the split once, unless the cache has them."""
+        height, width = transforms.margin(self.clip.height), transforms.margin(self.clip.width)
+        stored = frames_of(self.folder, self.videos, _STORED_PER_FRAME * self.clip.frames, height, width)
+        if not stored.kept_N:
+            path, reason = stored.left_out[0]
+            raise NothingToWorkOn(
+                f"the {self.split} split has a video that can be decoded",
+                given=f"none of {len(self.videos)}; {path}: {reason}",
+                remedy="check the files",
+            )
+        return stored
+
+    def batch(self, size: int, seed: int) -> Clips:
+        """Videos drawn at random, without repeats where there are enough: random frame of each segment, random crop and flip in train, else as in testing."""
+        if size < 1 or seed < 0:
+            raise UsageError("a batch has at least one clip and a seed of 0 or more", given=f"size {size}, seed {seed}", remedy="set both so")
+        rng = np.random.default_rng([SPLITS.index(self.split), seed])
+        stored = len(self.frames.kept_N)
+        return self._clips(rng.choice(stored, size, replace=size > stored), rng if self.split == "train" else None)
+
+    def evaluation(self, count: int | None = None, seed: int = 0) -> Iterator[Clips]:
+        """Each decodable video once, middle frames and middle crop, in an order that depends on the seed so that a prefix is a fair sample."""
+        stored = len(self.frames.kept_N)
+        order = np.random.default_rng([len(SPLITS), seed]).permutation(stored)[: stored if count is None else count]
+        for start in range(0, len(order), _EVALUATION_BATCH):
+            yield self._clips(order[start : start + _EVALUATION_BATCH], None)
+
+    def describe(self) -> dict[str, Any]:
+        """As `Source.describe`; decodes the split if that hasn't happened, since only then it is known which videos are left out."""
+        frames = self.frames
+        left_out = [{"video": path, "reason": reason} for path, reason in frames.left_out]
+        return {
+            "name": self.name,
+            "path": folders.portable(self.folder),
+            "digest": self.digest,
+            "split": self.split,
+            "split_rule": self.listing.rule,
+            "counts": self.counts,
+            "decoded": len(frames.kept_N),
+            "groups": len({video.group for video in self.videos}),
+            "chance": 1 / self.clip.class_count,
+            "left_out": left_out,
+            "warning": f"{len(left_out)} of {len(self.videos)} videos can't be decoded, first {frames.left_out[0][0]}: {frames.left_out[0][1]}"
+            if left_out
+            else "",
+            "sampling": {
+                "stored_frames": _STORED_PER_FRAME * self.clip.frames,
+                "train": "random frame of each segment",
+                "test": "middle frame of each segment",
+            },
+            "crop": {"stored_px": list(frames.frame_NFHWC.shape[2:4]), "train": "random" + (", flipped" if self.flip else ""), "test": "centre"},
+            "normal": self.normal,
+            "decoder": decoder(),
+            "frame_indices_digest": frames.indices_digest,
+        }
+
+    def _clips(self, row_B: np.ndarray[tuple[int, ...], np.dtype[np.int64]], rng: np.random.Generator | None) -> Clips:
+        """Clips of those rows of the stored frames; jittered, cropped and flipped at random if `rng` is given."""
+        frames, (height, width) = self.frames, (self.clip.height, self.clip.width)
+        total = frames.frame_NFHWC.shape[1]
+        clips = []
+        for row in row_B:
+            if rng is None:
+                clips.append(transforms.centre_crop(frames.frame_NFHWC[row, sampling.uniform(total, self.clip.frames)], height, width))
+                continue
+            clip = transforms.random_crop(frames.frame_NFHWC[row, sampling.segments(total, self.clip.frames, rng)], height, width, rng)
+            clips.append(transforms.flipped(clip, rng) if self.flip else clip)
+        video_B = np.array(frames.kept_N)[row_B]
+        return Clips(
+            clip_BTCHW=transforms.normalised(clips, self.normal),
+            label_B=torch.from_numpy(self._label_V[video_B].astype(np.int64)),
+            group_B=torch.from_numpy(self._group_V[video_B].astype(np.int64)),
+        )
