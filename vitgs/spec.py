@@ -25,7 +25,10 @@ __all__ = ["Batch", "Clip", "Knob", "Losses", "Size", "System", "cross_entropy",
 
 @dataclass(frozen=True, kw_only=True)
 class Knob:
-    """One thing that can be turned. `values` are the sweep's grid; numbers between `low` and `high` are allowed beside them when those are given."""
+    """One thing that can be turned. `values` are the sweep's grid; numbers between `low` and `high` are allowed beside them when those are given.
+
+    A knob whose default is an int takes whole numbers only.
+    """
 
     values: tuple[Any, ...]
     default: Any
@@ -36,17 +39,17 @@ class Knob:
 
     def check(self, system: str, name: str, value: Any) -> None:
         """Raises the one-line error for a value that this knob doesn't take."""
-        if value in self.values and not isinstance(value, bool) | (value is self.default):
-            return
-        if value == self.default and type(value) is type(self.default):
+        # Python holds True == 1; here a switch and a number are different things.
+        if any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in (*self.values, self.default)):
             return
         numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if numeric and self.low is not None and self.high is not None and self.low <= value <= self.high:
+        whole = not isinstance(self.default, int) or not isinstance(value, float) or value.is_integer()
+        if numeric and whole and self.low is not None and self.high is not None and self.low <= value <= self.high:
             return
         known = ", ".join(map(str, self.values))
         rule = f"{system}'s {name} must be one of {known}"
         if self.low is not None and self.high is not None:
-            rule = f"{system}'s {name} must be between {self.low:g} and {self.high:g}"
+            rule = f"{system}'s {name} must be {'a whole number ' if isinstance(self.default, int) else ''}between {self.low:g} and {self.high:g}"
         raise UsageError(rule, given=value, remedy=f"set {name} to one of {known}")
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitgs.backbone.sizes import Style
+from vitgs.backbone.stages import stage
 from vitgs.backbone.tokens import Tokens
 from vitgs.errors import UsageError
 from vitgs.record import Clip, Size
@@ -46,6 +47,18 @@ class PatchEmbed(nn.Module):
         x: Tensor = self.patch(clip_BTCHW.flatten(0, 1)).flatten(2).transpose(1, 2) + self.position
         return Tokens(x_BND=x.reshape(batch, frames * self.count, -1), position_BN3=self.positions(batch, frames, x))
 
+    def some(self, clip_BTCHW: Tensor, index_BK: Tensor) -> Tokens:
+        """Only the tokens at `index_BK` into T*N, sorted or not: patches that aren't named are never read. The same numbers as `forward` at those places."""
+        batch = clip_BTCHW.shape[0]
+        side = self.patch.weight.shape[-1]
+        grid = clip_BTCHW.unflatten(-1, (self.columns, side)).unflatten(-3, (self.rows, side)).permute(0, 1, 3, 5, 2, 4, 6)
+        frame_BK, place_BK = index_BK // self.count, index_BK % self.count
+        row = torch.arange(batch, device=index_BK.device).unsqueeze(-1)
+        pixels_BKP = grid[row, frame_BK, place_BK // self.columns, place_BK % self.columns].flatten(2)
+        x = F.linear(pixels_BKP, self.patch.weight.flatten(1), self.patch.bias) + self.position[place_BK]
+        position = torch.stack([frame_BK, place_BK // self.columns, place_BK % self.columns], dim=-1)
+        return Tokens(x_BND=x, position_BN3=position.to(x.dtype))
+
     def positions(self, batch: int, frames: int, like: Tensor) -> Tensor:
         """`(t, y, x)` of each token, `(B, T*N, 3)`, without memory of its own for the batch."""
         t = torch.arange(frames, device=like.device, dtype=like.dtype)
@@ -72,10 +85,12 @@ class TimeEmbed(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Adds the vector of each token's frame; works on any subset of tokens, since the frame is read from the position."""
-        return tokens.with_x(tokens.x_BND + self.table[tokens.position_BN3[..., 0].long()])
+        with stage("backbone"):
+            return tokens.with_x(tokens.x_BND + self.table[tokens.position_BN3[..., 0].long()])
 
     def all_frames(self, tokens: Tokens) -> Tokens:
         """The same for tokens of all frames in order, without an index: `(B, T*N, D)`."""
         frames, width = self.table.shape
         x = tokens.x_BND
-        return tokens.with_x((x.view(x.shape[0], frames, -1, width) + self.table[:, None]).view_as(x))
+        with stage("backbone"):
+            return tokens.with_x((x.view(x.shape[0], frames, -1, width) + self.table[:, None]).view_as(x))

@@ -39,9 +39,10 @@ class Vit(nn.Module):
 
     def enter(self, tokens: Tokens) -> Tokens:
         """What stands before the blocks: the class token, where there is one, and CLIP's norm."""
-        if self.has_class_token:
-            tokens = with_prefix(tokens, self.embed.class_token)
-        return tokens.with_x(self.pre_norm(tokens.x_BND))
+        with stage("backbone"):
+            if self.has_class_token:
+                tokens = with_prefix(tokens, self.embed.class_token)
+            return tokens.with_x(self.pre_norm(tokens.x_BND))
 
     def run(self, tokens: Tokens, blocks: Iterable[nn.Module] | None = None) -> Tokens:
         """All blocks (or those given) and the final norm."""

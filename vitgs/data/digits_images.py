@@ -72,7 +72,7 @@ def _scrambles() -> Ints:
 
 @lru_cache(maxsize=1)
 def _splits() -> tuple[Floats, Ints, dict[str, Ints]]:
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     pixels, label = load_digits(return_X_y=True)
     label = label.astype(np.int64)

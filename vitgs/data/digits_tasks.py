@@ -109,7 +109,7 @@ def moment(task: Task, images: Images, label_B: Ints, rng: Rng) -> tuple[Floats,
 
 
 def start_pairs(task: Task) -> Ints:
-    """All pairs of first frames of two events that fit into the clip with the gap between them, shape (pairs, 2); symmetric under reversal of time."""
+    """All pairs of first frames of two events that fit into the clip with the gap between them, shape (pairs, 2); symmetric in time."""
     last, apart = task.frames - task.flash_frames, task.flash_frames + task.gap
     return np.array([(a, b) for a in range(last + 1) for b in range(a + apart, last + 1)])
 
@@ -122,10 +122,9 @@ def order(task: Task, images: Images, label_B: Ints, rng: Rng) -> tuple[Floats, 
 
 
 def link_offsets(task: Task) -> tuple[Ints, Ints]:
-    """Cells from its start, frame by frame, of the mover and of a digit that returns."""
-    there_T = np.linspace(0, task.travel_cells, task.frames)
-    back_T = task.travel_cells * (1 - np.abs(np.linspace(-1, 1, task.frames)))
-    return np.rint(there_T).astype(np.int64), np.rint(back_T).astype(np.int64)
+    """Cells from its start, by frame, of the mover and of one that returns: both are at each cell equally often; the way back mirrors the way out."""
+    steps = np.rint(np.linspace(0, task.travel_cells, task.frames // 2)).astype(np.int64)
+    return steps.repeat(2), np.concatenate([steps, steps[::-1]])
 
 
 def link(task: Task, images: Images, label_B: Ints, rng: Rng) -> tuple[Floats, Ints]:

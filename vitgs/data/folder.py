@@ -1,4 +1,4 @@
-"""Real videos in a plain `<split>/<class>/<video>` folder, as a source like the embedded one. Nothing is decoded before the first batch is asked for."""
+"""Real videos in a plain `<split>/<class>/<video>` folder, as a source like the embedded one. Nothing is decoded before the first batch."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class VideoFolder:
         return stored
 
     def batch(self, size: int, seed: int) -> Clips:
-        """Videos drawn at random, without repeats where there are enough: random frame of each segment, random crop and flip in train, else as in testing."""
+        """Videos drawn at random, each once where there are enough; random frames, crop and flip for the train split, else as in testing."""
         if size < 1 or seed < 0:
             raise UsageError("a batch has at least one clip and a seed of 0 or more", given=f"size {size}, seed {seed}", remedy="set both so")
         rng = np.random.default_rng([SPLITS.index(self.split), seed])

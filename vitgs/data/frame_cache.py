@@ -1,6 +1,7 @@
 """Decoded and scaled frames of a list of videos as one memory-mapped array on disk, so that training isn't bound by decoding.
 
-A cache folder is written beside its place and moved there whole: a broken-off run leaves nothing half done, and two jobs that prepare the same videos agree.
+A cache folder is written beside its place and moved there whole: a broken-off run leaves nothing half done, and two jobs that prepare the same
+videos agree.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _LAYOUT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
-    """Stored frames (N, F, H, W, 3) of the videos at `kept_N` of the list, what was left out and why, and a hash of the frames' places in their videos."""
+    """Stored frames (N, F, H, W, 3) of the videos at `kept_N` of the list, what was left out and why, and a hash of the chosen frames' indices."""
 
     frame_NFHWC: NDArray[np.uint8]
     kept_N: tuple[int, ...]
@@ -69,7 +70,7 @@ def _fill(place: Path, root: Path, videos: Sequence[Video], count: int, height: 
     try:
         _write(draft, root, videos, count, height, width)
         if not place.exists():
-            os.replace(draft, place)
+            draft.replace(place)
     except OSError:
         # Another job may have put its own, equal, folder there first; anything else is real.
         if not (place / "index.json").is_file():

@@ -1,8 +1,8 @@
 """Which videos a `<split>/<class>/*.mp4` folder has, and how splits that it lacks are held out of train. Only names and sizes are looked at.
 
-val is for choosing and test for reporting. So, without a val folder a tenth of train is held out as val; without a test folder the val folder serves as test,
-and val is held out of train; with train alone, val and test are both held out. What is held out is decided by a hash of the group's name and goes by whole groups
-(clips cut from one recording), class by class, so that every class is in every split where it has groups enough.
+val is for choosing and test for reporting. So, without a val folder a tenth of train is held out as val; without a test folder the val folder
+serves as test, and val is held out of train; with train alone, val and test are both held out. What is held out is decided by a hash of the group's
+name and goes by whole groups (clips cut from one recording), class by class, so that every class is in every split where it has groups enough.
 """
 
 from __future__ import annotations

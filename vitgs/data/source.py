@@ -20,7 +20,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Clips:
-    """A batch: normalised float32 clips, int64 labels, and int64 groups: clips with the same group share their source, so a bootstrap resamples groups."""
+    """A batch: normalised float32 clips, int64 labels, int64 groups. Clips of one group share their source, so a bootstrap resamples groups."""
 
     clip_BTCHW: torch.Tensor
     label_B: torch.Tensor
@@ -50,7 +50,7 @@ class Source(Protocol):
 
     @property
     def digest(self) -> str:
-        """Names the data set as a whole: with equal digests, the same split, clip shape and seed give the same clips."""
+        """Names the data set as a whole: equal digests, and the same split, clip shape and seed, give the same clips."""
 
     @property
     def counts(self) -> dict[str, int]:

@@ -9,11 +9,11 @@ averages features or logits over frames:
   them) and never the sense.
 * order: 1/2. The same reversal maps "a then b" onto "b then a": the pairs of starting times are drawn uniformly from a set that is symmetric in
   time. A bag tells the set of two digits and never who came first.
-* link: 1/2. Reversal maps (identity, left) onto (identity, right), because the path of those who return is a palindrome, so the sense is lost to a
+* link: 1/2. Reversal maps (identity, left) onto (identity, right), since the path of those who return is a palindrome, so the sense is lost to a
   bag. Who moved is not lost in principle: the places of two digits in one frame are correlated in a way that differs for mover and returners. Without
-  those correlations (each digit's own histogram of places is the same for a mover and for a returner: 2, 4 and 2 frames of 8 at the three cells) the guess
-  is one of three identities and one of two senses, `marginal_ceiling` = 1/6. (Enumerated: the best bag model reaches exactly 1/2, a linear one on averaged
-  one-hot codes of whole frames 1/4, one on the histograms of each digit exactly 1/6.)
+  those correlations (each digit is at each of its cells equally often moving or returning) the guess is one of three identities and one of two
+  senses, `marginal_ceiling` = 1/6. Enumerated: the best bag model reaches exactly 1/2, one that follows each digit apart exactly 1/6, and a linear
+  one on averaged codes of whole frames about 1/4.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ class Task:
     """One task. `name` picks the generator (appearance, direction, moment, order, link, stills); all else is difficulty.
 
     A digit is `scale` x 8 px wide and stands on a grid of `grid_px`. Each frame has `fragments` pieces of digits and `scrambled` digits in pieces;
-    `scrambled_share` is the chance of each scrambled one. `noise` is the standard deviation over the whole clip, pixel values being 0 to 1. `identities`: the
-    first so many digits take part. An event lasts `flash_frames`; two events keep `gap_frames` frames between them (None: a quarter of the clip).
-    `objects`, `travel_cells`: digits in a `link` clip and how far each goes. `small_share`: how many of the stills have a digit at scale 1 on an 8-px grid.
+    `scrambled_share` is the chance of each scrambled one. `noise` is the standard deviation over the whole clip, pixel values being 0 to 1.
+    `identities`: the first so many digits take part. An event lasts `flash_frames`; two events keep `gap_frames` frames between them (None: a quarter
+    of the clip). `objects`, `travel_cells`: digits in a `link` clip and how far each goes. `small_share`: the share of stills with a digit at
+    scale 1 on an 8-px grid.
     """
 
     name: str
@@ -73,6 +74,12 @@ class Task:
                 "a link clip needs a row per digit and room to travel",
                 given=f"{room} px",
                 remedy="make the clip larger, or set objects or scale lower",
+            )
+        if self.name == "link" and (self.frames % 2 or self.travel_cells % 2):
+            raise UsageError(
+                "a link clip has even numbers of frames and of cells to travel, so that a mover and a returner look alike without time",
+                given=f"{self.frames} frames, {self.travel_cells} cells",
+                remedy="set both to even numbers",
             )
         if self.name == "link" and self.objects > self.identities:
             raise UsageError(

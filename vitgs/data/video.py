@@ -1,4 +1,4 @@
-"""Decoding by PyAV: chosen frames of one video, scaled and cut to one size. One that can't be decoded raises; the caller decides what becomes of it."""
+"""Decoding by PyAV: chosen frames of one video, scaled and cut to one size. What can't be decoded raises, for the caller to judge."""
 
 from __future__ import annotations
 

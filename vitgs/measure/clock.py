@@ -25,7 +25,7 @@ TICKS_PER_BLOCK = 100
 FEWEST_ROUNDS = 3
 STABLE = 0.05
 WARMUP_SHARE = 0.2
-LOOK_EVERY = 4
+LOOK_AGAIN = 1.1  # at so many times the rounds: looking costs time, and every look is a chance to stop by luck
 
 Clock = Callable[[], int]
 
@@ -50,7 +50,7 @@ def resolution_ns(clock_ns: Clock = time.perf_counter_ns) -> int:
         start = clock_ns()
         step = next((now - start for now in (clock_ns() for _ in range(200_000)) if now != start), 0)
         if step <= 0:
-            raise UnfitMachine("the clock must move forward while it is read", given=f"a step of {step} ns", remedy="check the machine's clock source")
+            raise UnfitMachine("the clock must move forward while it is read", given=f"a step of {step} ns", remedy="check the clock source")
         steps.append(step)
     return min(steps)
 
@@ -78,6 +78,7 @@ def time_interleaved(
     share_ns = int(max_seconds * 1e9 * WARMUP_SHARE / len(calls))
     subjects = {name: _Subject(call, device, clock_ns, shortest_ns, share_ns) for name, call in calls.items()}
     order, rounds, rng = list(calls), 0, random.Random(rng_seed)
+    next_look = max(min_blocks, FEWEST_ROUNDS)
     unsettled = set(calls)
     with no_collection():
         while True:
@@ -86,7 +87,8 @@ def time_interleaved(
                 subjects[name].block()
             rounds += 1
             late = clock_ns() - began_ns >= max_seconds * 1e9
-            if rounds >= FEWEST_ROUNDS and (late or (rounds >= min_blocks and rounds % LOOK_EVERY == 0)):
+            if rounds >= FEWEST_ROUNDS and (late or rounds >= next_look):
+                next_look = math.ceil(rounds * LOOK_AGAIN)
                 unsettled = {name for name in calls if not _settled(subjects, name, anchor, target_half_width)}
                 if late or not unsettled:
                     break
@@ -134,7 +136,7 @@ class _Subject:
         synchronise(self._device)
         if cuda:
             with torch.cuda.device(self._device):
-                first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         began_ns = self._clock_ns()
         if cuda:
             first.record(torch.cuda.current_stream(self._device))
@@ -146,7 +148,7 @@ class _Subject:
         elapsed_ns = self._clock_ns() - began_ns
         if elapsed_ns <= 0:
             raise UnfitMachine("the clock must move forward during a block", given=f"{elapsed_ns} ns", remedy="check the machine's clock source")
-        return elapsed_ns / 1e6 / count, first.elapsed_time(last) / count if cuda else None
+        return round(elapsed_ns / 1e6 / count, 6), round(first.elapsed_time(last) / count, 6) if cuda else None
 
 
 def _settled(subjects: Mapping[str, _Subject], name: str, anchor: str | None, target: float) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -152,11 +153,12 @@ def per_clip(
 
 def _period_s(meter: Meter, clock_s: Callable[[], float], sleep: Callable[[float], None], limit_s: float = 2.0) -> float | None:
     """Time between two steps of the counter."""
-    began_s, last_j, steps = clock_s(), meter.read_j(), []
+    began_s, last_j = clock_s(), meter.read_j()
+    steps: list[float] = []
     while len(steps) < 4 and clock_s() - began_s < limit_s:
         sleep(0.001)
         if (now_j := meter.read_j()) != last_j:
             last_j = now_j
             steps.append(clock_s())
-    gaps = [later - earlier for earlier, later in zip(steps, steps[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(steps)]
     return max(gaps) if gaps else None

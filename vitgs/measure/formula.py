@@ -117,7 +117,7 @@ class FormulaCounter(TorchDispatchMode):
     """Counts under `with`. `by_operator` and `by_stage` hold MACs; `undescribed` the operators that have arithmetic but no formula."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.by_operator: Counter[str] = Counter()
         self.by_stage: defaultdict[str, int] = defaultdict(int)
         self.undescribed: set[str] = set()

@@ -1,12 +1,17 @@
 """From raw block times to a number with its uncertainty, without assuming a distribution and without believing that blocks are independent.
 
 The median's 95 % interval is taken between order statistics, at ranks `(n + 1) / 2 ± 1.96 * sqrt(n * tau) / 2`. For independent samples `tau`
-is 1 and this is the usual sign-test interval, with interpolated ranks. Times taken one after the other are correlated (clock frequency, neighbours), so
-`tau`, the integrated autocorrelation time of the series "above the median or not", widens it: that series is what decides the variance of a median.
+is 1 and this is the usual sign-test interval, with interpolated ranks. Times taken one after the other are correlated (clock frequency,
+neighbours), so `tau`, the integrated autocorrelation time of the series "above the median or not", widens it: that series is what decides the
+variance of a median.
+
+Simulated coverage, 1500 series each: independent samples 95.6-98 % (8 to 300 samples); correlated 0.3 with the one before, 92-95 %; correlated 0.6,
+92-94 % from 100 samples on and 83-88 % below 50, where no rule can see the correlation. Paired ratios of interleaved rounds remove most of it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,7 +41,8 @@ def estimate(samples: Sequence[float]) -> Estimate:
         raise UsageError("an estimate needs finite samples", given=f"{len(values)} samples", remedy="measure at least one block")
     ranked = sorted(values)
     if len(values) < FEWEST:
-        return Estimate(value=at_rank(ranked, (len(ranked) + 1) / 2), samples=values, method=METHOD, reason=f"no interval from {len(values)} samples, {FEWEST} are needed")
+        few = f"no interval from {len(values)} samples, {FEWEST} are needed"
+        return Estimate(value=at_rank(ranked, (len(ranked) + 1) / 2), samples=values, method=METHOD, reason=few)
     middle, reach = (len(ranked) + 1) / 2, Z_95 * math.sqrt(len(ranked) * autocorrelation_time(values)) / 2
     return Estimate(
         value=at_rank(ranked, middle), low=at_rank(ranked, middle - reach), high=at_rank(ranked, middle + reach), samples=values, method=METHOD
@@ -44,15 +50,18 @@ def estimate(samples: Sequence[float]) -> Estimate:
 
 
 def ratio(samples: Sequence[float], anchor_samples: Sequence[float]) -> Estimate:
-    """How many times the anchor's time: the median of the paired log-ratios, round by round, with its 95 % interval."""
+    """How many times the anchor's time: the median of the paired log-ratios, round by round, with its 95 % interval. Holds no samples: both inputs do."""
     if len(samples) != len(anchor_samples):
         raise UsageError(
-            "a ratio needs one sample of each side from every round", given=f"{len(samples)} and {len(anchor_samples)}", remedy="time both in the same rounds"
+            "a ratio needs a sample of each side from every round",
+            given=f"{len(samples)} and {len(anchor_samples)}",
+            remedy="time both in each round",
         )
     if any(s <= 0 for s in (*samples, *anchor_samples)):
         raise UsageError("times must be positive", given=min((*samples, *anchor_samples)), remedy="check the clock")
     logs = estimate([math.log(a / b) for a, b in zip(samples, anchor_samples, strict=True)])
-    return mapped(logs, math.exp, "exp of " + METHOD + ", over paired log-ratios")
+    whole = mapped(logs, math.exp, "exp of the " + METHOD + ", of paired log-ratios")
+    return dataclasses.replace(whole, samples=())
 
 
 def mapped(of: Estimate, function: Callable[[float], float], method: str) -> Estimate:
@@ -93,7 +102,7 @@ def at_rank(ranked: Sequence[float], rank: float) -> float:
 
 
 def autocorrelation_time(values: Sequence[float]) -> float:
-    """Integrated autocorrelation time (at least 1) of the series' signs about its median, summed to the window that Sokal's rule `lag >= 5 tau` sets."""
+    """Integrated autocorrelation time (at least 1) of the signs about the median, summed up to the first lag without correlation or to `5 tau`."""
     n = len(values)
     middle = at_rank(sorted(values), (n + 1) / 2)
     signs = [(v > middle) - (v < middle) for v in values]

@@ -1,4 +1,4 @@
-"""Peak memory, under names that say which: live tensor bytes (counted, the same on every run), resident growth (the process), CUDA allocated and reserved."""
+"""Peak memory, under names that say which: live tensor bytes (counted, the same each run), resident growth (the process), CUDA peaks."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Memory:
     cuda_reserved_bytes: Estimate
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of storages that operators make under `with` and that are still alive. `known` tensors (weights, input) are not counted."""
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = 0
         self.peak_bytes = 0
         # Followed by the storage's Python object, which torch keeps one and the same for as long as the storage lives.
@@ -69,7 +69,7 @@ def peak_live_bytes(call: Callable[[], object], known: Iterable[Tensor] = ()) ->
     """The most bytes alive at one moment of `call()`, results included."""
     with LiveBytes(known) as counter:
         call()
-    return counter.peak_bytes
+    return int(counter.peak_bytes)
 
 
 def weights_bytes(model: nn.Module) -> int:

@@ -1,9 +1,10 @@
-"""What NVIDIA's management library says about one GPU, found by UUID because CUDA's order is not its order. Reads only; nothing is locked or changed."""
+"""What NVIDIA's management library says about one GPU, found by UUID because CUDA's order is not its order. Reads only."""
 
 from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class Gpu:
         return int(self.library.nvmlDeviceGetTotalEnergyConsumption(self._handle))
 
     def strangers(self) -> int | None:
-        """How many other compute processes there are; inside a container the list may show none or foreign process ids, so one entry counts as ours."""
+        """How many other compute processes there are; a container may show none or foreign process ids, so one entry counts as ours."""
         try:
             found = [p.pid for p in self.library.nvmlDeviceGetComputeRunningProcesses(self._handle)]
         except self.library.NVMLError:
@@ -42,7 +43,7 @@ class Gpu:
 
     def facts(self) -> dict[str, object]:
         """Name, power limit, temperature and clock, as far as the driver tells."""
-        asked = {
+        asked: dict[str, Callable[[], object]] = {
             "power_limit_w": lambda: self.library.nvmlDeviceGetEnforcedPowerLimit(self._handle) / 1000,
             "temperature_c": lambda: self.library.nvmlDeviceGetTemperature(self._handle, 0),
             "clock_mhz": lambda: self.library.nvmlDeviceGetClockInfo(self._handle, 1),
@@ -63,7 +64,8 @@ def load() -> tuple[Any, str]:
     except ImportError:
         return None, "the package nvidia-ml-py is not installed"
     if not hasattr(library, "_nvmlGetFunctionPointer"):
-        raise UnfitMachine("GPU readings need the official package nvidia-ml-py", given="another package named pynvml", remedy="uninstall pynvml and install nvidia-ml-py")
+        remedy = "uninstall pynvml and install nvidia-ml-py"
+        raise UnfitMachine("GPU readings need the official package nvidia-ml-py", given="another package named pynvml", remedy=remedy)
     try:
         library.nvmlInit()
     except library.NVMLError as error:
@@ -85,19 +87,3 @@ def find(device: torch.device, library: Any = None) -> tuple[Gpu | None, str]:
         return Gpu(library, uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"), ""
     except library.NVMLError as error:
         return None, f"NVML doesn't know this GPU: {error}"
-
-
-def names() -> list[str]:
-    """Models of all GPUs that NVML sees; empty without one. Doesn't start torch's CUDA."""
-    library, _ = load()
-    if library is None:
-        return []
-    found = (library.nvmlDeviceGetName(library.nvmlDeviceGetHandleByIndex(i)) for i in range(library.nvmlDeviceGetCount()))
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in found]
-
-
-def driver() -> str | None:
-    """Version of the driver."""
-    library, _ = load()
-    version = None if library is None else library.nvmlSystemGetDriverVersion()
-    return version.decode() if isinstance(version, bytes) else version

@@ -33,7 +33,8 @@ def device_of(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise UsageError("a CUDA device must be present", given=f"{name} where torch sees {count}", remedy="use cpu, or check the driver and torch's CUDA build")
+            remedy = "use cpu, or check the driver and torch's CUDA build"
+            raise UsageError("a CUDA device must be present", given=f"{name} where torch sees {count}", remedy=remedy)
         return torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     return torch.device("cpu")
 
@@ -105,11 +106,11 @@ def in_force(device: torch.device, dtype: str) -> dict[str, Any]:
         "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
         "tf32_cudnn": torch.backends.cudnn.allow_tf32,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "attention_flash": torch.backends.cuda.flash_sdp_enabled(),
-        "attention_efficient": torch.backends.cuda.mem_efficient_sdp_enabled(),
-        "attention_math": torch.backends.cuda.math_sdp_enabled(),
-        "attention_cudnn": torch.backends.cuda.cudnn_sdp_enabled(),
-        "mkldnn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
+        "attention_flash": torch.backends.cuda.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
+        "attention_efficient": torch.backends.cuda.mem_efficient_sdp_enabled(),  # type: ignore[no-untyped-call]
+        "attention_math": torch.backends.cuda.math_sdp_enabled(),  # type: ignore[no-untyped-call]
+        "attention_cudnn": torch.backends.cuda.cudnn_sdp_enabled(),  # type: ignore[no-untyped-call]
+        "mkldnn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,  # type: ignore[no-untyped-call]
         "compile": None,
         "memory_format": "contiguous",
     }

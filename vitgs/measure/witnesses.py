@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from vitgs.measure.formula import FormulaCounter
 from vitgs.measure.setting import evaluating, no_fast_path
 
+_COSTLY = ("attention", "matmul", "mm", "conv", "linear", "gru", "lstm", "rnn", "cdist")  # parts of the names that fvcore gives to such operators
+
 
 @dataclass(frozen=True, kw_only=True)
 class Witness:
@@ -75,8 +77,7 @@ def _fvcore(bound: nn.Module, clip: Tensor) -> Witness:
         total, unsupported = int(analysis.total()), analysis.unsupported_ops()
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError) as error:  # its tracer and its formulas fail on some models
         return Witness(macs=None, reason=f"not counted: {type(error).__name__} in fvcore")
-    heavy = tuple(sorted(name for name in unsupported if any(part in name for part in ("attention", "matmul", "mm", "conv", "linear", "gru", "lstm", "cdist"))))
-    return Witness(macs=total, missing=heavy)
+    return Witness(macs=total, missing=tuple(sorted(name for name in unsupported if any(part in name for part in _COSTLY))))
 
 
 def _ptflops(bound: nn.Module, clip: Tensor, heavy: Mapping[str, int]) -> Witness:

@@ -1,11 +1,20 @@
-"""Bipartite soft matching (ToMe, Bolya 2023, section 3) as pure tensor functions: find the r most similar pairs, return what merges them."""
+"""Bipartite soft matching (ToMe, Bolya 2023, section 3) as pure tensor functions: the r most similar pairs become one token each.
+
+`merging_block` puts it between a block's attention and its MLP; `merge_counts` spreads r over blocks.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from vitgs.backbone.attention import attend
+from vitgs.backbone.block import Block
+from vitgs.backbone.stages import stage
 from vitgs.backbone.tokens import Tokens
+from vitgs.errors import UsageError, unknown
+
+SCHEDULES = ("constant", "decreasing")
 
 
 def most_similar_pairs(metric_BND: Tensor, r: int, prefix: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -13,6 +22,7 @@ def most_similar_pairs(metric_BND: Tensor, r: int, prefix: int) -> tuple[Tensor,
 
     Returns (kept sources, merged sources, destinations of the merged), as indices into the alternating halves; class tokens stay.
     """
+    metric_BND = metric_BND.detach()
     metric = metric_BND / metric_BND.norm(dim=-1, keepdim=True).clamp_min(1e-6)
     scores_BSE = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
     if prefix:
@@ -49,3 +59,24 @@ def merge(tokens: Tokens, metric_BND: Tensor, r: int) -> Tokens:
     position = fold(tokens.position_BN3 * size_BN.unsqueeze(-1)) / size
     bias = None if tokens.bias_BN is None else (fold((tokens.bias_BN * size_BN).unsqueeze(-1)) / size).squeeze(-1)
     return Tokens(x_BND=x, position_BN3=position, prefix=tokens.prefix, size_BN=size.squeeze(-1), bias_BN=bias)
+
+
+def merge_counts(r: int, depth: int, schedule: str) -> tuple[int, ...]:
+    """Merges of each block: r in all, or falling linearly from 2r to 0, which merges as many in all but earlier (ToMe, appendix D)."""
+    if schedule not in SCHEDULES:
+        raise unknown("schedule", schedule, SCHEDULES)
+    if r < 0 or int(r) != r:
+        raise UsageError("r must be a whole number of tokens, 0 or more", given=r, remedy="set r to a number such as 8")
+    if schedule == "constant" or depth == 1:
+        return (int(r),) * depth
+    return tuple(int(2 * r - 2 * r / (depth - 1) * i) for i in range(depth))
+
+
+def merging_block(block: Block, tokens: Tokens, r: int) -> Tokens:
+    """A block with r merges between attention and MLP; similarity is that of the attention keys, averaged over heads."""
+    q, k, v = block.attention.project(block.norm1(tokens.x_BND))
+    branch = block.attention.output(attend(q, k, v, tokens.key_bias_BN()))
+    tokens = tokens.with_x(tokens.x_BND + block.scale1(branch))
+    with stage("merge"):
+        tokens = merge(tokens, k.mean(dim=1), r)
+    return block.feed(tokens)

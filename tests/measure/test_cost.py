@@ -1,0 +1,154 @@
+"""Literal figures: a counter that is wrong in the same way on both sides would still be caught here."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitgs.backbone.stages import stage
+from vitgs.measure import cost, formula
+from vitgs.measure.formula import FormulaCounter
+
+
+class Frames(nn.Module):
+    """An image model as a video model of one frame."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, clip: Tensor) -> Tensor:
+        logits: Tensor = self.model(clip.flatten(0, 1))
+        return logits
+
+
+class DataDependent(nn.Module):
+    """Runs its layer on the positive values only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 10)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return self.layer(clip[clip > 0][:, None])
+
+
+class Staged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, clip: Tensor, times: int = 1) -> Tensor:
+        with stage("backbone"):
+            x = self.first(clip)
+            with stage("graph"):
+                for _ in range(times):
+                    x = x @ torch.ones(8, 8, device=clip.device)
+        return self.second(x)
+
+
+def test_a_vit_base_is_17_56_giga_macs_by_both_counters() -> None:
+    counted = cost.count(Frames(timm.create_model("vit_base_patch16_224")), torch.zeros(1, 1, 3, 224, 224), {})
+    assert counted.macs == 17_563_828_224
+    assert counted.flops == 2 * 17_563_828_224
+    assert counted.counters == {"torch": 17_563_828_224, "formula": 17_563_828_224}
+    assert counted.params == counted.params_trainable == 86_567_656
+    assert (counted.device, counted.uncounted, counted.reason) == ("meta", (), "")
+
+
+def test_witnesses_name_what_they_leave_out() -> None:
+    model = Frames(timm.create_model("vit_tiny_patch16_224"))
+    counted = cost.count(model, torch.zeros(1, 1, 3, 224, 224), {}, witnesses_too=True)
+    assert counted.macs == 1_253_683_200
+    # 12 blocks x 2 products x 197 x 197 x 192 of fused attention are missing in both.
+    assert counted.counters["fvcore"] == 1_253_683_200 - 12 * 2 * 197 * 197 * 192 + 12 * 0 + (counted.counters["fvcore"] or 0) - 1_074_853_632
+    assert any(line.startswith("fvcore: aten::scaled_dot_product_attention") for line in counted.uncounted)
+    assert any(line.startswith("ptflops: aten::_scaled_dot_product") for line in counted.uncounted)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("mask", ["none", "boolean", "float", "causal"])
+def test_attention_is_counted_on_every_path(device: str, mask: str) -> None:
+    q, k = torch.zeros(2, 3, 7, 16, device=device), torch.zeros(2, 3, 5, 16, device=device)
+    v = torch.zeros(2, 3, 5, 8, device=device)
+    masks = {"boolean": torch.ones(7, 5, dtype=torch.bool, device=device), "float": torch.zeros(7, 5, device=device)}
+    for context in (torch.no_grad, torch.inference_mode):
+        with context(), FormulaCounter() as counter:
+            F.scaled_dot_product_attention(q, k, v, attn_mask=masks.get(mask), is_causal=mask == "causal")
+        assert counter.macs == 2 * 3 * 7 * 5 * (16 + 8)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs"),
+    [
+        (nn.Linear(64, 10), (1, 5, 64), 3_200),
+        (nn.Conv2d(3, 8, 4, stride=4), (1, 3, 32, 32), 24_576),
+        (nn.Conv2d(8, 8, 3, padding=1, groups=8), (1, 8, 10, 10), 7_200),
+        (nn.Conv3d(3, 8, (2, 4, 4), stride=(2, 4, 4)), (1, 3, 4, 8, 8), 6_144),
+        (nn.ConvTranspose2d(4, 2, 2, stride=2), (1, 4, 5, 5), 800),
+        (nn.GRU(4, 6, batch_first=True), (1, 3, 4), 3 * 18 * (4 + 6)),
+        (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (1, 5, 8), 5 * 8 * 32 + 2 * 5 * 5 * 8 + 2 * 5 * 8 * 16),
+    ],
+)
+def test_layers_have_their_literal_macs(layer: nn.Module, shape: tuple[int, ...], macs: int) -> None:
+    counted = cost.count(layer, torch.zeros(shape), {})
+    assert counted.macs == macs
+    assert counted.counters == {"torch": macs, "formula": macs}
+
+
+def test_pure_formulas() -> None:
+    assert formula.product_macs((2, 3, 4), (2, 4, 5)) == 120
+    assert formula.product_macs((3, 4), (4,)) == 12
+    assert formula.convolution_macs((1, 3, 8, 8), (16, 3, 2, 2), (1, 16, 4, 4), transposed=False) == 3_072
+    assert formula.attention_macs((1, 2, 10, 4), (1, 2, 20, 4), (1, 2, 20, 4)) == 3_200
+    assert formula.distance_macs((2, 5, 3), (2, 7, 3)) == 210
+
+
+def test_einsum_and_distances_are_counted_in_inference_mode() -> None:
+    with torch.inference_mode(), FormulaCounter() as counter:
+        torch.einsum("bnd,bmd->bnm", torch.zeros(2, 5, 3), torch.zeros(2, 7, 3))
+        torch.cdist(torch.zeros(2, 5, 3), torch.zeros(2, 7, 3), compute_mode="donot_use_mm_for_euclid_dist")
+    assert counter.macs == 420
+
+
+def test_shapes_that_depend_on_values_are_counted_on_the_clip() -> None:
+    clip = torch.tensor([[[[[1.0, -1.0, 2.0]]]]])
+    counted = cost.count(DataDependent(), clip, {})
+    assert (counted.device, counted.macs) == ("cpu", 20)
+    spread = cost.spread(DataDependent(), torch.cat([clip, -clip, -clip]), {})
+    assert (spread.samples, spread.mean, spread.p50) == ((20, 10, 10), 40 / 3, 10)
+
+
+def test_parts_are_own_macs_of_stages_and_run_knobs_count() -> None:
+    counted = cost.count(Staged(), torch.zeros(1, 1, 1, 1, 4), {"times": 3})
+    assert counted.macs_by_part == {"backbone": 32, "graph": 192, "other": 16}
+    assert sum(counted.macs_by_part.values()) == counted.macs
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    assert cost.count(model, torch.zeros(1, 1, 1, 1, 4), {}).macs_by_part == {"0": 32, "1": 16}
+
+
+def test_disagreement_means_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formula, "product_macs", lambda left, right: 1)
+    counted = cost.count(nn.Linear(64, 10), torch.zeros(1, 1, 1, 1, 64), {})
+    assert (counted.macs, counted.flops) == (None, None)
+    assert "disagree" in counted.reason
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout())
+    model[0].eval()
+    cost.count(model, torch.zeros(1, 1, 1, 1, 4), {})
+    assert [m.training for m in model.modules()] == [True, False, True]
+    assert all(p.device.type == "cpu" for p in model.parameters())
+
+
+def test_what_nobody_counts_is_named() -> None:
+    class Inverse(nn.Module):
+        def forward(self, clip: Tensor) -> Tensor:
+            return torch.linalg.inv(clip[0, 0])
+
+    counted = cost.count(Inverse(), torch.eye(4)[None, None, None], {})
+    assert counted.uncounted == ("torch and formula: aten::linalg_inv_ex",)

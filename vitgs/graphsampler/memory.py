@@ -1,0 +1,82 @@
+"""A memory bank after Temporal Graph Networks (Rossi 2020, section 3): slots whose state is updated in time order by messages from the nodes of each frame.
+
+Equations: message m_s(t) = sum_i softmax_i(w_s.h_i + log u_i) V h_i over the nodes i of frame t, with an encoding of the time since the last update;
+state s(t) = GRU(m_s(t), s(t-)); a frame without nodes leaves the state as it is. Nodes read the state of their own time.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def pool_by_frame(value_BSD: Tensor, logit_BSM: Tensor, frame_BS: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+    """For each frame and slot the softmax-weighted mean over that frame's nodes: `(B, T, M, D)`, and which frames have nodes `(B, T)`.
+
+    Linear in the number of nodes: a segment softmax by scattered sums.
+    """
+    batch, count, slots = logit_BSM.shape
+    weight_BSM = (logit_BSM - logit_BSM.amax(dim=1, keepdim=True).detach()).exp()
+    weighted_BSX = (weight_BSM.unsqueeze(-1) * value_BSD.unsqueeze(2)).flatten(2)
+    packed_BSY = torch.cat([weighted_BSX, weight_BSM, torch.ones_like(weight_BSM[..., :1])], dim=2)
+    index_BSY = frame_BS.unsqueeze(-1).expand(-1, -1, packed_BSY.shape[2])
+    total_BTY = packed_BSY.new_zeros(batch, frames, packed_BSY.shape[2]).scatter_add(1, index_BSY, packed_BSY)
+    width = value_BSD.shape[2]
+    top, weight, held = total_BTY.split((slots * width, slots, 1), dim=2)
+    return top.unflatten(2, (slots, width)) / weight.unsqueeze(-1).clamp_min(1e-12), held.squeeze(-1) > 0
+
+
+class MemoryBank(nn.Module):
+    """`slots` states of width `memory_width`; a GRU cell shared by all slots."""
+
+    def __init__(self, width: int, memory_width: int, slots: int, *, eps: float) -> None:
+        super().__init__()
+        self.slots, self.width = slots, memory_width
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.write = nn.Linear(width, slots)
+        self.value = nn.Linear(width, memory_width)
+        self.slot = nn.Parameter(torch.randn(slots, memory_width) * 0.5)
+        self.gap = nn.Linear(2, memory_width)
+        self.input = nn.Linear(memory_width, 3 * memory_width)
+        self.hidden = nn.Linear(memory_width, 3 * memory_width)
+        self.read = nn.Linear(memory_width, width)
+        nn.init.zeros_(self.read.weight)
+        nn.init.zeros_(self.read.bias)
+
+    def forward(self, x_BSD: Tensor, frame_BS: Tensor, frames: int, bias_BS: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Nodes enriched by the state of their time `(B, S, D)`, and the final state `(B, M * memory_width)`."""
+        h_BSD = self.norm(x_BSD)
+        logit_BSM = self.write(h_BSD)
+        biased = logit_BSM if bias_BS is None else logit_BSM + bias_BS.unsqueeze(-1)
+        message_BTMW, held_BT = pool_by_frame(self.value(h_BSD), biased, frame_BS, frames)
+        states_BTMW = self.update(message_BTMW, held_BT)
+        address_BSM = logit_BSM.softmax(dim=-1)
+        index = frame_BS[:, :, None].expand(-1, -1, self.slots * self.width)
+        own_BSMW = states_BTMW.flatten(2).gather(1, index).unflatten(2, (self.slots, self.width))
+        read_BSW = (address_BSM.unsqueeze(2) @ own_BSMW).squeeze(2)
+        return x_BSD + self.read(read_BSW), states_BTMW[:, -1].flatten(1)
+
+    def update(self, message_BTMW: Tensor, held_BT: Tensor) -> Tensor:
+        """The states after each frame, `(B, T, M, W)`: a GRU (Cho 2014) in time order that only frames with nodes turn."""
+        batch, frames = held_BT.shape
+        since_BT = _since_last(held_BT)
+        gap_BT2 = torch.stack([since_BT.log1p(), (since_BT > 1).to(since_BT.dtype)], dim=-1)
+        incoming = self.input(message_BTMW + self.slot + self.gap(gap_BT2).unsqueeze(2))
+        state = self.slot.expand(batch, -1, -1)
+        states = []
+        for t in range(frames):
+            ir, iz, inew = incoming[:, t].chunk(3, dim=-1)
+            hr, hz, hnew = self.hidden(state).chunk(3, dim=-1)
+            keep = torch.sigmoid(iz + hz)
+            proposed = torch.tanh(inew + torch.sigmoid(ir + hr) * hnew)
+            state = torch.where(held_BT[:, t, None, None], (1 - keep) * proposed + keep * state, state)
+            states.append(state)
+        return torch.stack(states, dim=1)
+
+
+def _since_last(held_BT: Tensor) -> Tensor:
+    """Frames since the last frame with nodes, as a float, counted from before the clip."""
+    index = torch.arange(1, held_BT.shape[1] + 1, device=held_BT.device)
+    last = torch.where(held_BT, index, 0).cummax(dim=1).values
+    before = torch.cat([torch.zeros_like(last[:, :1]), last[:, :-1]], dim=1)
+    return (index - before).float()

@@ -1,0 +1,114 @@
+"""The answer in words: the best system at each level of compute on each data set, as far as the intervals allow one to say so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vitgs.numbers import interval, significant
+from vitgs.report.best import leaders_by_system
+from vitgs.report.compare import Verdict, equal_macs, tied_with
+from vitgs.report.points import ANCHOR, METHOD, Book, Point
+
+SHARES = ((1 / 8, "1/8"), (1 / 4, "1/4"), (1 / 2, "1/2"), (1.0, "all"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """The best at no more than `macs`. `ties` can't be told from `leader`."""
+
+    share: str
+    macs: float
+    leader: Point | None
+    ties: tuple[Point, ...]
+
+    @property
+    def leader_text(self) -> str:
+        return "–" if self.leader is None else self.leader.name.full
+
+    @property
+    def top1_text(self) -> str:
+        if self.leader is None:
+            return "–"
+        e = self.leader.top1.estimate
+        return interval(e.value, e.low, e.high, scale=100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One data set on one machine: the levels, the verdicts at equal compute, and a sentence."""
+
+    machine: str
+    data: str
+    anchored: bool
+    levels: tuple[Level, ...]
+    verdicts: tuple[Verdict, ...]
+    sentence: str
+
+
+def answers(book: Book) -> list[Answer]:
+    """An answer for each machine and data set that has accuracies and compute."""
+    found = []
+    for machine in book.machines:
+        for data in book.data_sets:
+            points = [p for p in book.of(machine, data) if p.cost.macs is not None and p.top1.estimate.value is not None]
+            if points:
+                found.append(_answer(machine, data, points))
+    return found
+
+
+def _answer(machine: str, data: str, points: Sequence[Point]) -> Answer:
+    anchor = max((p.cost.macs or 0.0 for p in points if p.configuration.system == ANCHOR), default=None)
+    full = anchor if anchor is not None else max(p.cost.macs or 0.0 for p in points)
+    levels = tuple(_level(points, share * full, text) for share, text in SHARES)
+    verdicts = tuple(equal_macs(points))
+    return Answer(machine=machine, data=data, anchored=anchor is not None, levels=levels, verdicts=verdicts, sentence=_sentence(data, levels, anchor is not None))
+
+
+def _level(points: Sequence[Point], macs: float, share: str) -> Level:
+    # A hair of room, so that the anchor itself is within its own compute.
+    leaders = leaders_by_system([p for p in points if (p.cost.macs or 0.0) <= macs * (1 + 1e-9)])
+    return Level(share=share, macs=macs, leader=leaders[0] if leaders else None, ties=tuple(tied_with(leaders[0], leaders[1:])) if leaders else ())
+
+
+def _sentence(data: str, levels: Sequence[Level], anchored: bool) -> str:
+    whole = f"{ANCHOR}'s compute" if anchored else "the dearest system's compute"
+    parts: list[tuple[str, list[str]]] = []
+    for level in levels:
+        text = _finding(level)
+        if parts and parts[-1][0] == text:
+            parts[-1][1].append(level.share)
+        else:
+            parts.append((text, [level.share]))
+    clauses = [f"at {_shares(shares)} of {whole if i == 0 else 'it'} {text}" for i, (text, shares) in enumerate(parts)]
+    return f"On {data}, " + "; ".join(clauses) + "."
+
+
+def _shares(shares: Sequence[str]) -> str:
+    return shares[0] if len(shares) == 1 else f"{', '.join(shares[:-1])} and {shares[-1]}"
+
+
+def _finding(level: Level) -> str:
+    if level.leader is None:
+        return "no system has a point"
+    if not level.ties:
+        return f"{level.leader.configuration.system} is the most accurate"
+    names = [level.leader.configuration.system, *(p.configuration.system for p in level.ties)]
+    return f"{', '.join(names[:-1])} and {names[-1]} tie" if len(names) <= 5 else f"{len(names)} systems tie ({', '.join(names[:3])} and others)"
+
+
+def method_summary(found: Sequence[Answer]) -> str:
+    """One sentence on the method at equal compute over all data sets; empty where it was not run."""
+    words = Counter(verdict.word for answer in found for verdict in answer.verdicts if any(v.ours for v in answer.verdicts))
+    compared = words["above"] + words["tie"] + words["below"]
+    if not compared:
+        return ""
+    parts = [f"above in {words['above']}", f"tied in {words['tie']}", f"below in {words['below']}"]
+    unmatched = f"; for {words['no point that cheap']} cheaper points it has none that could be compared" if words["no point that cheap"] else ""
+    return f"At no more compute, {METHOD} is {', '.join(parts)} of {compared} comparisons with other systems' points{unmatched}."
+
+
+def level_macs_text(level: Level) -> str:
+    """`≤ 1.23 GMACs`."""
+    return f"≤ {significant(level.macs * 1e-9)} GMACs"

@@ -1,0 +1,64 @@
+"""Top-1 with its interval over seeds and clip groups, by draws that are shared by all systems, so that any two can be compared clip by clip.
+
+Clips that show the same digit image or come from the same source video are not independent: whole groups are resampled, not clips. Draw number r
+resamples the same groups (and, for equal seed sets, the same seeds) for every system, so the difference of two systems' draws is the paired bootstrap.
+With S seeds a plain bootstrap over seeds is too narrow by sqrt((S - 1) / S); the seeds' part is widened by the inverse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitgs.record import Estimate
+
+DRAWS = 2000
+_ROWS_AT_ONCE = 100
+
+
+class Resampler:
+    """The shared draws of one data set's split: R bootstrap weights for each of its G groups."""
+
+    def __init__(self, name: str, group_of_clip: Sequence[int], draws: int = DRAWS) -> None:
+        _, self._group_C = np.unique(np.asarray(group_of_clip), return_inverse=True)
+        self._name, self.draws, self.groups = name, draws, int(self._group_C.max()) + 1
+        self._clips_G = np.bincount(self._group_C, minlength=self.groups).astype(np.float64)
+        uniform = np.full(self.groups, 1 / self.groups)
+        self._weight_RG = _generator(name, "groups").multinomial(self.groups, uniform, size=draws).astype(np.uint8)
+
+    def top(self, correct_SC: NDArray[np.float64], seeds: Sequence[int]) -> NDArray[np.float64]:
+        """R draws of the accuracy averaged over seeds; `correct_SC` is the share of repetitions that were right, by seed and clip."""
+        right_SG = np.stack([np.bincount(self._group_C, weights=row, minlength=self.groups) for row in correct_SC])
+        parts = [self._weight_RG[i : i + _ROWS_AT_ONCE].astype(np.float64) for i in range(0, self.draws, _ROWS_AT_ONCE)]
+        accuracy_RS = np.concatenate([w @ right_SG.T / (w @ self._clips_G)[:, None] for w in parts])
+        mean_R: NDArray[np.float64] = accuracy_RS.mean(axis=1)
+        count = len(seeds)
+        if count < 2:
+            return mean_R
+        picked_RS = _generator(self._name, "seeds", *map(str, seeds)).multinomial(count, np.full(count, 1 / count), size=self.draws)
+        resampled_R = (picked_RS * accuracy_RS).sum(axis=1) / count
+        return mean_R + math.sqrt(count / (count - 1)) * (resampled_R - mean_R)
+
+
+def percentile_interval(value: float, draws: NDArray[np.float64], method: str) -> Estimate:
+    """The value with the 2.5 and 97.5 % points of its draws."""
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return Estimate(value=value, low=float(max(low, 0.0)), high=float(min(high, 1.0)), method=method)
+
+
+def cost_draws(cost: Estimate, draws: int, key: str) -> NDArray[np.float64]:
+    """Draws of a positive cost from its 95 % interval, log-normal; the value itself where there is no interval."""
+    value = math.nan if cost.value is None else cost.value
+    if cost.low is None or cost.high is None or cost.low <= 0 or value <= 0:
+        return np.full(draws, value)
+    spread = (math.log(cost.high) - math.log(cost.low)) / (2 * 1.959964)
+    return value * np.exp(spread * _generator("cost", key).standard_normal(draws))
+
+
+def _generator(*parts: str) -> np.random.Generator:
+    """Deterministic by name, so that the same results always give the same page."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:8], "big"))

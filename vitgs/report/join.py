@@ -1,0 +1,156 @@
+"""Records -> points: joins the train, eval and measure rows of one configuration, and keeps every row that gave no number."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from vitgs import folders
+from vitgs.record import Record
+from vitgs.report.accuracy import Accuracies
+from vitgs.report.costs import Costs
+from vitgs.report.naming import name_all
+from vitgs.report.points import Accuracy, Book, Configuration, CurvePoint, Lost, Name, Point, Training
+from vitgs.report.reading import STALE, CurrentVersion, configuration_of, is_stale, newest, number
+from vitgs.report.sources import MachineResults
+
+UNNAMED = Name(series="", setting="")
+
+
+def join(results: Sequence[MachineResults], current: CurrentVersion | None = None) -> Book:
+    """The book of all machines. `current` tells the present code version of a system, where the caller knows it."""
+    parts = [_Machine(machine, current) for machine in results]
+    points = [point for part in parts for point in part.points()]
+    lost = [row for part in parts for row in part.lost()]
+    names = name_all(dict.fromkeys(point.configuration for point in points))
+    records = [record for machine in results for record in machine.records]
+    return Book(
+        points=tuple(dataclasses.replace(point, name=names[point.configuration]) for point in points),
+        lost=tuple(lost),
+        machines={machine.machine: machine.description for machine in results},
+        environments={machine.machine: tuple(_distinct(r.environment for r in machine.records if r.environment)) for machine in results},
+        tuning_trials=Counter(r.job.system for r in records if r.job.purpose == "tune" and r.job.kind == "train" and r.status == "measured"),
+        notes=tuple(note for part in parts for note in part.notes()),
+        preliminary=tuple(_preliminary(records, points)),
+        suites=tuple(dict.fromkeys(r.job.suite for r in records)),
+    )
+
+
+class _Machine:
+    """The rows of one machine, indexed."""
+
+    def __init__(self, results: MachineResults, current: CurrentVersion | None) -> None:
+        self._name, self._records, self._current = results.machine, results.records, current
+        self._newest = newest(results.records, current)
+        counted = [r for r in self._newest.values() if r.status == "measured" and r.job.purpose != "tune"]
+        self._train = {r.job.id: r for r in counted if r.job.kind == "train"}
+        self._eval = [r for r in counted if r.job.kind == "eval"]
+        self._accuracies = Accuracies(results.groups)
+        self._costs = Costs([r for r in counted if r.job.kind == "measure"])
+
+    def points(self) -> list[Point]:
+        rows: dict[tuple[Configuration, str], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+        for row in self._eval:
+            rows[configuration_of(row.job, self._name), row.job.data][str(row.result.get("split", row.job.options.get("split", "test")))].append(row)
+        points = [self._point(configuration, data, splits) for (configuration, data), splits in rows.items()]
+        evaluated = {_without_rule(configuration) for configuration, _ in rows}
+        for row in self._costs.rows:
+            configuration = configuration_of(row.job, self._name)
+            if _without_rule(configuration) not in evaluated:
+                evaluated.add(_without_rule(configuration))
+                points.append(self._point(configuration, row.job.data, {}))
+        return points
+
+    def _point(self, configuration: Configuration, data: str, splits: dict[str, list[Record]]) -> Point:
+        reported = "test" if "test" in splits else next(iter(splits), "")
+        rows = splits.get(reported, [])
+        evals = [row for several in splits.values() for row in several]
+        trains = list({job: self._train[job] for row in evals if (job := str(row.job.options.get("train_job", ""))) in self._train}.values())
+        cost, measured = self._costs.of(configuration, data)
+        used = [*evals, *trains, *measured]
+        information = next((row.job.options["data_info"] for row in evals if row.job.options.get("data_info")), {})
+        flags = {flag for row in used for flag in row.flags} | ({STALE} if any(is_stale(row, self._current) for row in used) else set())
+        if rows and reported != "test":
+            flags.add(f"{reported} only")
+        return Point(
+            configuration=configuration, name=UNNAMED, data=data, split=reported,
+            top1=self._accuracies.of(rows, "top1"), top5=self._accuracies.of(rows, "top5"),
+            val=self._accuracies.of(splits["val"], "top1") if "val" in splits else Accuracy(),
+            cost=cost, training=_training(trains), flags=tuple(sorted(flags)),
+            replay=next((row.replay for row in (*measured, *evals) if row.replay), ""),
+            chance=number(information.get("chance")), ceiling=number(information.get("frame_average_ceiling")),
+        )  # fmt: skip
+
+    def lost(self) -> list[Lost]:
+        found = []
+        for record in self._records:
+            stale = is_stale(record, self._current)
+            if record.status == "measured" and not stale:
+                continue
+            counts = self._newest[record.job.id]
+            later = "" if counts is record else f"replaced by attempt {counts.attempt}, {counts.status}"
+            later = later or ("still shown, marked stale" if record.status == "measured" else "")
+            setting = ", ".join(f"{k}={v}" for k, v in {**record.job.knobs, **record.job.run}.items())
+            found.append(
+                Lost(
+                    machine=self._name, kind=record.job.kind, system=record.job.system, setting=setting, data=record.job.data, seed=record.job.seed,
+                    status=STALE if record.status == "measured" else record.status,
+                    reason=record.reason or ("the code has changed since" if stale else "no reason recorded"),
+                    flags=record.flags, attempt=record.attempt, later=later, replay=record.replay,
+                )
+            )  # fmt: skip
+        return found
+
+    def notes(self) -> list[str]:
+        found = [f"{self._name}: no clip groups for {what}; its intervals take clips as independent and are too narrow" for what in sorted(self._accuracies.ungrouped)]
+        return found + [f"{self._name}: {note}" for note in self._costs.notes]
+
+
+def _training(rows: Sequence[Record]) -> Training:
+    if not rows:
+        return Training()
+    means = {}
+    for field in ("core_seconds", "params_trainable", "train_clips_per_s", "peak_resident_growth_bytes", "energy_j"):
+        values = [value for row in rows if (value := number(row.result.get(field))) is not None]
+        means[field] = statistics.fmean(values) if values else None
+    curves = tuple(
+        tuple(CurvePoint(core_seconds=float(p["core_seconds"]), val_top1=float(p["val_top1"])) for p in row.result.get("curve", ()) if p.get("val_top1") is not None)
+        for row in rows
+    )
+    return Training(
+        core_seconds=means["core_seconds"], params_trainable=means["params_trainable"], clips_per_s=means["train_clips_per_s"],
+        peak_resident_growth_bytes=means["peak_resident_growth_bytes"], energy_j=means["energy_j"],
+        energy_reason=str(rows[0].result.get("energy_reason", "")), curves=tuple(c for c in curves if c),
+    )  # fmt: skip
+
+
+def _without_rule(configuration: Configuration) -> Configuration:
+    """For matching with measure rows, which don't depend on how a model was trained."""
+    return dataclasses.replace(configuration, rule="none", label="", profile="")
+
+
+def _distinct(values: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
+
+
+def _preliminary(records: Sequence[Record], points: Sequence[Point]) -> list[str]:
+    """The reasons to call the page preliminary; none when it isn't."""
+    reasons = []
+    for profile in dict.fromkeys(r.job.profile for r in records):
+        file = folders.suites() / "profiles" / f"{profile}.toml"
+        says = tomllib.loads(file.read_text(encoding="utf-8")).get("preliminary", False) if profile and file.is_file() else False
+        if says or any(r.job.options.get("preliminary") for r in records if r.job.profile == profile):
+            reasons.append(f"the profile {profile} is a short form")
+    seeds = [len(p.top1.seeds) for p in points if p.top1.seeds]
+    if seeds and min(seeds) == 1:
+        few = sum(count == 1 for count in seeds)
+        reasons.append("all systems have one seed" if few == len(seeds) else f"{few} of {len(seeds)} points have one seed")
+    return reasons

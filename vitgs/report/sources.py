@@ -1,0 +1,56 @@
+"""Finds and reads the results folders: rows, machine descriptions and the clip groups that lie beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitgs.errors import NothingToWorkOn
+from vitgs.record import Record
+from vitgs.store.records import read
+
+REMEDY = "make some with `vitgs-bench sweep --suite budget`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineResults:
+    """One machine's folder, read. `groups` maps a digest to the group index of each clip."""
+
+    machine: str
+    records: tuple[Record, ...]
+    description: Mapping[str, Any]
+    groups: Mapping[str, tuple[int, ...]]
+
+
+def machine_folders(results: Sequence[Path]) -> list[Path]:
+    """The folders among `results`, or directly inside them, that hold rows."""
+    found: list[Path] = []
+    for folder in results:
+        if any(folder.glob("*.jsonl")):
+            found.append(folder)
+        elif folder.is_dir():
+            found += sorted(f for f in folder.iterdir() if f.is_dir() and any(f.glob("*.jsonl")))
+    return list(dict.fromkeys(found))
+
+
+def load(results: Sequence[Path]) -> list[MachineResults]:
+    """All machines' results; nothing there is an error that says how to get some."""
+    given = ", ".join(map(str, results)) or "no folder"
+    found = machine_folders(results)
+    if not found:
+        raise NothingToWorkOn("a report needs results", given=f"{given} without any .jsonl", remedy=REMEDY)
+    loaded = [_machine(folder) for folder in found]
+    if not any(machine.records for machine in loaded):
+        raise NothingToWorkOn("a report needs results", given=f"{given} with files that hold no row", remedy=REMEDY)
+    return loaded
+
+
+def _machine(folder: Path) -> MachineResults:
+    records = tuple(record for file in sorted(folder.glob("*.jsonl")) for record in read(file))
+    described = folder / "machine.json"
+    description = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {}
+    groups = {f.stem.removeprefix("groups-"): tuple(json.loads(f.read_text(encoding="utf-8"))["groups"]) for f in sorted(folder.glob("groups-*.json"))}
+    return MachineResults(machine=folder.resolve().name, records=records, description=description, groups=groups)
