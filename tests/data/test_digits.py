@@ -105,6 +105,12 @@ def test_shape_type_and_balance(task: Task, frames: int) -> None:
     assert source.describe()["digest"] == task.digest
 
 
+@pytest.mark.parametrize("task", ALL, ids=lambda task: task.name)
+def test_batches_of_one_and_clutter_that_never_comes(task: Task) -> None:
+    source = Digits(replace(task, scrambled_share=0.0), "test")
+    assert all(torch.isfinite(source.batch(1, seed).clip_BTCHW).all() for seed in range(6))
+
+
 def test_evaluation_is_a_prefix_and_balanced() -> None:
     source = Digits("order", "test")
     short, long = list(source.evaluation(50)), list(source.evaluation(120))

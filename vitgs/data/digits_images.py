@@ -45,7 +45,7 @@ class Images:
 
     def scrambled(self, count: int, scale: int, rng: np.random.Generator) -> Floats:
         """Random digits with their quadrants moved: the same pixels as a digit, yet none."""
-        pixels = self.pixels_Nhw[rng.integers(0, len(self.label_N), count)].reshape(count, -1)
+        pixels = self.pixels_Nhw[rng.integers(0, len(self.label_N), count)].reshape(count, DIGIT_PX * DIGIT_PX)
         order = _scrambles()[rng.integers(0, len(_QUADRANTS), count)]
         return _enlarge(np.take_along_axis(pixels, order, axis=1).reshape(count, DIGIT_PX, DIGIT_PX), scale)
 
