@@ -1,8 +1,8 @@
 """DynamicViT: small predictors at a quarter, a half and three quarters of the depth score the patch tokens, and the lowest are dropped.
 
-Source: "DynamicViT: efficient vision transformers with dynamic token sparsification" (Rao 2021, section 3) over joint space-time tokens. Training keeps
-all tokens and draws keep decisions with straight-through Gumbel-softmax (eq. 7); dropped tokens are masked in attention (eqs. 8-9), and a loss holds the
-kept fractions at rho, rho^2, rho^3 (eq. 13, weight 2). At test time the best tokens are gathered and the rest is gone (section 3.3). The two distillation
+Source: "DynamicViT: efficient vision transformers with dynamic token sparsification" (Rao 2021, section 3) over joint space-time tokens.
+Training keeps all tokens and draws keep decisions with straight-through Gumbel-softmax; dropped tokens are masked in attention, and a loss
+holds the kept fractions at rho, rho^2, rho^3 (weight 2). At test time the best tokens are gathered and the rest is gone. The two distillation
 terms need a trained teacher and are left out.
 """
 
@@ -31,7 +31,7 @@ RATIO_WEIGHT = 2.0
 
 
 class Predictor(nn.Module):
-    """Log probabilities (keep, drop) of each patch token from its own half of the features and the mean of the other half over kept tokens (eqs. 2-5)."""
+    """Log probabilities (keep, drop) of each patch token, from half of its features and the mean of the other half over all kept tokens."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Predictor(nn.Module):
 
 
 def masked_block(block: Block, tokens: Tokens, keep_BN: Tensor, eps: float = 1e-6) -> Tokens:
-    """The block with keys multiplied by their keep decision; a token always sees itself (eqs. 8-9). Explicit, since the decision needs its gradient."""
+    """The block with each key weighted by its keep decision; a token always sees itself. Explicit, since the decision needs its gradient."""
     q, k, v = block.attention.project(block.norm1(tokens.x_BND))
     logits_BhNM = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
     bias = tokens.key_bias_BN()
@@ -112,6 +112,7 @@ class DynamicViT(nn.Module):
                 keep_BN = F.pad(decisions[-1], (tokens.prefix, 0), value=1.0)
             tokens = block(tokens) if keep_BN is None else masked_block(block, tokens, keep_BN)
         tokens = tokens.with_x(self.vit.norm(tokens.x_BND))
+        # The readout must not see what was dropped.
         return (tokens if keep_BN is None else replace(tokens, mask_BN=keep_BN > 0.5)), decisions
 
     def dropped(self, tokens: Tokens, keep: float) -> Tokens:
@@ -136,7 +137,7 @@ def keep_best(tokens: Tokens, predictor: nn.Module, count: int) -> Tokens:
 
 
 def ratio_loss(decisions: Sequence[Tensor], keep: float) -> Tensor:
-    """Squared distance of each stage's kept fraction to its target, averaged over clips and stages (eq. 13)."""
+    """Squared distance of each stage's kept fraction to its target, averaged over clips and stages."""
     return torch.stack([(kept.mean(dim=1) - keep ** (i + 1)).square().mean() for i, kept in enumerate(decisions)]).mean()
 
 

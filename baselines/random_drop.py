@@ -1,9 +1,9 @@
 """Random drop: keep a random part of all (frame, token) pairs. Most learned selectors don't beat it, so it stands on every plot.
 
-Source: the random baseline of "Principles of visual tokens for efficient video understanding" (LITE, Hao 2025, arXiv 2411.13626, figure 1), which reports
-that finding; as training, PatchDropout (Liu 2023). Patches are dropped before the patch embedding, so that dropped ones cost nothing at all.
+Source: the random baseline of "Principles of visual tokens for efficient video understanding" (LITE, Hao 2025, arXiv 2411.13626), which reports
+that finding. Patches are dropped before the patch embedding, so that a dropped one costs nothing at all.
 Training draws a pattern for each clip; evaluation uses one of five fixed patterns, the same for every clip, and averages over the five.
-`paper_rule`: the paper compares models that were trained at the budget they are tested at; a quarter is the middle of the grid.
+`paper_rule`: one fixed budget, a quarter, as a model that is trained for one budget; that figure is ours, in the middle of the grid.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RandomDrop(nn.Module):
     def choose(self, batch: int, budget: float, pattern: int) -> Tensor:
         """The kept pairs of each clip, `(B, K)`, sorted by time."""
         if pattern not in PATTERNS:
-            raise UsageError("a pattern must be one of the fixed ones", given=pattern, remedy=f"set pattern to one of {', '.join(map(str, PATTERNS))}")
+            raise UsageError("a pattern must be one of the fixed ones", given=pattern, remedy=f"set pattern to one of {PATTERNS}")
         count = kept_count(budget, self.order_PN.shape[1])
         if self.training:
             chosen_BK = torch.rand(batch, self.order_PN.shape[1], device=self.order_PN.device).topk(count, dim=1, sorted=False).indices

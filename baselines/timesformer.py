@@ -40,12 +40,12 @@ class TimeMix(nn.Module):
     def forward(self, tokens: Tokens) -> Tokens:
         def by_place(value: Tensor) -> Tensor:
             """`(B, P+T*N, ...)` -> `(B*N, T, ...)`."""
-            return value[:, tokens.prefix :].unflatten(1, (self.frames, -1)).transpose(1, 2).flatten(0, 1)
+            return torch.unflatten(value[:, tokens.prefix :], 1, (self.frames, -1)).transpose(1, 2).flatten(0, 1)
 
         bias_BN = tokens.key_bias_BN()
         q, k, v = self.attention.project(self.norm(by_place(tokens.x_BND)))
         branch = self.attention.output(attend(q, k, v, None if bias_BN is None else by_place(bias_BN)))
-        branch_BND = self.output(branch).unflatten(0, (tokens.x_BND.shape[0], -1)).transpose(1, 2).flatten(1, 2)
+        branch_BND = torch.unflatten(self.output(branch), 0, (tokens.x_BND.shape[0], -1)).transpose(1, 2).flatten(1, 2)
         return tokens.with_x(torch.cat([tokens.x_BND[:, : tokens.prefix], tokens.x_BND[:, tokens.prefix :] + branch_BND], dim=1))
 
 
@@ -55,13 +55,13 @@ def mix_space(block: Block, tokens: Tokens, frames: int) -> Tokens:
 
     def by_frame(value: Tensor) -> Tensor:
         """`(B, P+T*N, ...)` -> `(B*T, P+N, ...)`."""
-        patches = value[:, prefix:].unflatten(1, (frames, -1))
+        patches = torch.unflatten(value[:, prefix:], 1, (frames, -1))
         return torch.cat([value[:, None, :prefix].expand(-1, frames, *value[:, :prefix].shape[1:]), patches], dim=2).flatten(0, 1)
 
     bias_BN = tokens.key_bias_BN()
     q, k, v = block.attention.project(block.norm1(by_frame(tokens.x_BND)))
     branch = block.attention.output(attend(q, k, v, None if bias_BN is None else by_frame(bias_BN)))
-    branch_BTND = branch.unflatten(0, (batch, frames))
+    branch_BTND = torch.unflatten(branch, 0, (batch, frames))
     branch_BND = torch.cat([branch_BTND[:, :, :prefix].mean(dim=1), branch_BTND[:, :, prefix:].flatten(1, 2)], dim=1)
     return tokens.with_x(tokens.x_BND + block.scale1(branch_BND))
 
@@ -70,7 +70,7 @@ def mean_over_frames(tokens: Tokens, frames: int) -> Tokens:
     """`(B*T, N)` -> `(B, N)`: features, positions and log utility averaged."""
 
     def mean(value: Tensor) -> Tensor:
-        return value.unflatten(0, (-1, frames)).mean(dim=1)
+        return torch.unflatten(value, 0, (-1, frames)).mean(dim=1)
 
     bias = None if tokens.bias_BN is None else mean(tokens.bias_BN)
     return Tokens(x_BND=mean(tokens.x_BND), position_BN3=mean(tokens.position_BN3), prefix=tokens.prefix, bias_BN=bias)

@@ -1,8 +1,8 @@
 """ToMe: joint space-time attention in which each block merges the r most similar pairs of tokens, across space and time.
 
-Source: "Token merging: your ViT but faster" (Bolya 2023, section 3; section 5 for video). Similarity is the cosine of the attention keys, averaged over
-heads; merged tokens are averaged by size, and size enters attention as log size (eq. 1). The class token never merges. `decreasing` merges 2r tokens in
-the first block and none in the last (appendix D), which is faster for the same r.
+Source: "Token merging: your ViT but faster" (Bolya 2023, section 3; section 5 for video). Similarity is the cosine of the attention keys,
+averaged over heads; merged tokens are averaged by size, and size enters attention as log size (eq. 1). The class token never merges.
+`decreasing` merges 2r tokens in the first block and none in the last, which is faster for the same r.
 `paper_rule`: r = 0, because the paper's headline is merging off the shelf in a model that was trained without it.
 """
 

@@ -1,6 +1,6 @@
-"""Uniform frames: look at a few evenly spread frames in full and at no other. The frame selector that needs no learning, and hard to beat on smooth motion.
+"""Uniform frames: look at a few evenly spread frames in full and at no other. It needs no learning, and is hard to beat on smooth motion.
 
-Source: uniform sampling, the comparison row of AdaFrame (Wu 2019, table 1) and of "Principles of visual tokens" (Hao 2025, arXiv 2411.13626).
+Source: uniform sampling, the comparison row of AdaFrame (Wu 2019, arXiv 1811.12432).
 The kept frames go through joint space-time attention with the time positions that they have in the clip.
 """
 

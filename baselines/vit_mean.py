@@ -1,6 +1,6 @@
 """The anchor: an image ViT on each frame, averaged over frames. It sees no time at all, so its accuracy tells what appearance alone is worth.
 
-Source: the frame-averaging baseline of "Is space-time attention all you need" (Bertasius 2021, section 4.1, space attention) without its training on video time.
+Source: the frame-averaging baseline of "Is space-time attention all you need" (Bertasius 2021, section 4.1, space attention).
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ class Attention(nn.Module):
     def forward(self, tokens: Tokens) -> Tensor:
         """The attention's output `(B, N, D)`, before any residual."""
         q, k, v = self.project(tokens.x_BND)
-        return self.output(attend(q, k, v, tokens.key_bias_BN()))
+        branch: Tensor = self.output(attend(q, k, v, tokens.key_bias_BN()))
+        return branch
 
 
 def attend(q_BhNd: Tensor, k_BhMd: Tensor, v_BhMd: Tensor, bias_BM: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The transformer block, `Tokens -> Tokens`: attention and MLP, each behind a LayerNorm and with a residual (pre-norm ViT, Dosovitskiy 2021, eqs. 2-3)."""
+"""The transformer block, `Tokens -> Tokens`: attention and MLP, each behind a LayerNorm and with a residual (Dosovitskiy 2021, eqs. 2-3)."""
 
 from __future__ import annotations
 

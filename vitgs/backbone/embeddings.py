@@ -33,7 +33,7 @@ class PatchEmbed(nn.Module):
         self.patch = nn.Conv2d(clip.channels, size.width, patch, patch, bias=style.patch_bias)
         self.position = nn.Parameter(torch.zeros(self.rows * self.columns, size.width))
         self.class_token = nn.Parameter(torch.zeros(1, 1, size.width))
-        nn.init.trunc_normal_(self.position, std=0.02)
+        nn.init.trunc_normal_(self.position, std=style.position_init_std)
         nn.init.normal_(self.class_token, std=0.02)
 
     @property
@@ -48,10 +48,11 @@ class PatchEmbed(nn.Module):
         return Tokens(x_BND=x.reshape(batch, frames * self.count, -1), position_BN3=self.positions(batch, frames, x))
 
     def some(self, clip_BTCHW: Tensor, index_BK: Tensor) -> Tokens:
-        """Only the tokens at `index_BK` into T*N, sorted or not: patches that aren't named are never read. The same numbers as `forward` at those places."""
+        """Only the tokens at `index_BK` into T*N, with the numbers that `forward` gives them; other patches are never read."""
         batch = clip_BTCHW.shape[0]
         side = self.patch.weight.shape[-1]
-        grid = clip_BTCHW.unflatten(-1, (self.columns, side)).unflatten(-3, (self.rows, side)).permute(0, 1, 3, 5, 2, 4, 6)
+        cut = clip_BTCHW.reshape(*clip_BTCHW.shape[:3], self.rows, side, self.columns, side)
+        grid = cut.permute(0, 1, 3, 5, 2, 4, 6)
         frame_BK, place_BK = index_BK // self.count, index_BK % self.count
         row = torch.arange(batch, device=index_BK.device).unsqueeze(-1)
         pixels_BKP = grid[row, frame_BK, place_BK // self.columns, place_BK % self.columns].flatten(2)

@@ -48,7 +48,7 @@ class AttentionReadout(nn.Module):
         bias = patches.key_bias_BN()
         if bias is not None:
             logits_BNh = logits_BNh + bias.unsqueeze(-1)
-        x_BNhd = patches.x_BND.unflatten(-1, (self.heads, -1))
+        x_BNhd = torch.unflatten(patches.x_BND, -1, (self.heads, -1))
         return torch.einsum("bnh,bnhd->bhd", F.softmax(logits_BNh, dim=1), x_BNhd).flatten(1)
 
 

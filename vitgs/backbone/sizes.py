@@ -25,7 +25,7 @@ SIZES: dict[str, Size] = {row[0]: Size(name=row[0], width=row[1], depth=row[2], 
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How an image model is built. `time_init_std`: spread of a new time table, measured in DECISIONS.md for the embedded data."""
+    """How an image model is built. The spreads of new position and time tables were found on the embedded data (DECISIONS.md)."""
 
     name: str
     patch: int = 16
@@ -34,6 +34,7 @@ class Style:
     patch_bias: bool = True
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     eps: float = 1e-6
+    position_init_std: float = 0.02
     time_init_std: float = 0.0
 
 
@@ -44,7 +45,7 @@ STYLES: dict[str, Style] = {
         Style(name="deit"),
         Style(name="dinov2", patch=14, layer_scale=1e-5),
         Style(name="clip", pre_norm=True, patch_bias=False, activation="quick_gelu", eps=1e-5),
-        Style(name="digits", patch=8, time_init_std=0.3),
+        Style(name="digits", patch=8, position_init_std=0.3, time_init_std=0.3),
     )
 }
 

@@ -1,4 +1,4 @@
-"""`Tokens`: the frozen value that every block takes and gives. It carries where each token is, how many patches it stands for, and its log utility."""
+"""`Tokens`: the frozen value that every block takes and gives. It carries where a token is, how many patches it stands for, and its log utility."""
 
 from __future__ import annotations
 

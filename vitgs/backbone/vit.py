@@ -1,4 +1,4 @@
-"""The image ViT that every system starts from, as a composition of parts: `vit.embed`, `vit.blocks`, `vit.norm`. Systems call its pieces in their own order."""
+"""The image ViT that every system starts from, composed of `vit.embed`, `vit.blocks`, `vit.norm`; systems call the pieces in their own order."""
 
 from __future__ import annotations
 

@@ -126,12 +126,16 @@ def load_into(model: nn.Module, state_dict: Mapping[str, object], *, layouts: tu
     missing = tuple(sorted(own.keys() - state.keys()))
     unexpected = tuple(sorted(state.keys() - own.keys()))
     mismatched = tuple(
-        f"{name}: {tuple(state[name].shape)}, {tuple(own[name].shape)}" for name in sorted(own.keys() & state.keys()) if state[name].shape != own[name].shape
+        f"{name}: {tuple(state[name].shape)}, {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & state.keys())
+        if state[name].shape != own[name].shape
     )
     report = LoadReport(layout=layout.name, missing=missing, unexpected=unexpected, mismatched=mismatched)
     if strict and not report.exact:
         what = "; ".join(f"{kind} {', '.join(names[:4])}" for kind, names in vars(report).items() if kind != "layout" and names)
-        raise UsageError(f"strict loading of a {layout.name} checkpoint needs every weight to fit", given=what, remedy="use strict=False to start from what fits")
+        raise UsageError(
+            f"strict loading of a {layout.name} checkpoint needs every weight to fit", given=what, remedy="use strict=False to start from what fits"
+        )
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
     model.load_state_dict(fitting, strict=False)
     return report
@@ -172,7 +176,11 @@ def start_from(model: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
     taken = {name: _fitted(name, value, own[name], model) for name, value in state.items() if name in own}
     taken = {name: value for name, value in taken.items() if value.shape == own[name].shape}
     if not any(name.startswith("vit.") for name in taken):
-        raise UsageError("a start must share weights with the system's ViT", given=f"{len(state)} tensors, none of which fits", remedy="use a start of the same size")
+        raise UsageError(
+            "a start must share weights with the system's ViT",
+            given=f"{len(state)} tensors, none of which fits",
+            remedy="use a start of the same size",
+        )
     model.load_state_dict(taken, strict=False)
     return LoadReport(
         layout="image start",

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitgs.measure import formula, witnesses
 from vitgs.measure.formula import FORMULAS, FormulaCounter, operator_packets
-from vitgs.measure.setting import evaluating, no_fast_path
+from vitgs.measure.setting import evaluating, frozen, no_fast_path
 
 TOLERANCE = 0.01
 FLOPS_PER_MAC = 2
@@ -104,7 +104,7 @@ def spread(model: nn.Module, clips_BTCHW: Tensor, run: Mapping[str, object]) -> 
 def _both(model: nn.Module, clip: Tensor, run: Mapping[str, object]) -> tuple[FlopCounterMode, FormulaCounter]:
     # Two passes: each counter sees the operators themselves, not what the other made of them.
     # no_grad, not inference mode: autograd's dispatch takes composite operators apart, as it does in the models' own tests.
-    with evaluating(model), torch.no_grad(), no_fast_path():
+    with evaluating(model), frozen(model), torch.no_grad(), no_fast_path():
         theirs = FlopCounterMode(display=False, custom_mapping=_torch_lacks())
         with theirs:
             model(clip, **run)

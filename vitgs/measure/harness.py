@@ -75,7 +75,7 @@ def measure(
     energy_window_s: float | None = None,
     seed: int = 0,
 ) -> Measurement:
-    """Measures `model(clips, **run)` in about `seconds` of timing. `energy_window_s` asks for energy as well: an idle window and six of work, at least 5 s each to mean anything.
+    """Measures `model(clips, **run)` in about `seconds` of timing. `energy_window_s` (5 or more) asks for energy too: one idle window, six of work.
 
     `content(n)` gives n clips `(n, T, C, H, W)` of the kind the model is for; None means noise, on which content-adaptive systems behave differently.
     `target`: half-width of the intervals as a share. The modules are moved to the device and dtype and stay there. Raises

@@ -50,7 +50,7 @@ def estimate(samples: Sequence[float]) -> Estimate:
 
 
 def ratio(samples: Sequence[float], anchor_samples: Sequence[float]) -> Estimate:
-    """How many times the anchor's time: the median of the paired log-ratios, round by round, with its 95 % interval. Holds no samples: both inputs do."""
+    """How many times the anchor's time: the median of the paired log-ratios, round by round, with its 95 % interval (samples: the inputs')."""
     if len(samples) != len(anchor_samples):
         raise UsageError(
             "a ratio needs a sample of each side from every round",

@@ -58,6 +58,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for gradients: torch's counter follows modules by hooks that fail where a parameter itself is a module's input."""
+    before = [p for p in model.parameters() if p.requires_grad]
+    for parameter in before:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in before:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
 def threads(count: int | None) -> Iterator[int]:
     """So many threads inside an operator; None leaves them as they are. Yields the number in force."""
     before = torch.get_num_threads()

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,17 @@ from torch import Tensor, nn
 from vitgs.measure.formula import FormulaCounter
 from vitgs.measure.setting import evaluating, no_fast_path
 
-_COSTLY = ("attention", "matmul", "mm", "conv", "linear", "gru", "lstm", "rnn", "cdist")  # parts of the names that fvcore gives to such operators
+_ELEMENTWISE = (
+    "batch_norm",
+    "group_norm",
+    "layer_norm",
+    "instance_norm",
+    "upsample_nearest2d",
+    "upsample_bilinear2d",
+    "adaptive_avg_pool2d",
+    "grid_sampler",
+)
+_COSTLY = re.compile(r"attention|matmul|einsum|mm$|conv|linear|gru|lstm|rnn|cdist")  # names that fvcore gives to operators that cost MACs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +81,13 @@ def _fvcore(bound: nn.Module, clip: Tensor) -> Witness:
     except ImportError as error:
         return Witness(macs=None, reason=f"not counted: {error}")
     analysis = fvcore.FlopCountAnalysis(bound, clip).unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    # fvcore counts a few FLOPs a value for norms, which no MAC count has: left out, so that the same thing is compared.
-    norms = ("aten::layer_norm", "aten::batch_norm", "aten::group_norm", "aten::instance_norm")
-    analysis.set_op_handle(**dict.fromkeys(norms))
+    # fvcore counts a few FLOPs a value for norms and resizing, which no MAC count has: set to nothing, so that the same thing is compared.
+    analysis.set_op_handle(**{f"aten::{name}": lambda inputs, outputs: 0 for name in _ELEMENTWISE})
     try:
         total, unsupported = int(analysis.total()), analysis.unsupported_ops()
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError) as error:  # its tracer and its formulas fail on some models
         return Witness(macs=None, reason=f"not counted: {type(error).__name__} in fvcore")
-    return Witness(macs=total, missing=tuple(sorted(name for name in unsupported if any(part in name for part in _COSTLY))))
+    return Witness(macs=total, missing=tuple(sorted(name for name in unsupported if _COSTLY.search(name))))
 
 
 def _ptflops(bound: nn.Module, clip: Tensor, heavy: Mapping[str, int]) -> Witness:
@@ -87,8 +97,11 @@ def _ptflops(bound: nn.Module, clip: Tensor, heavy: Mapping[str, int]) -> Witnes
     except ImportError as error:
         return Witness(macs=None, reason=f"not counted: {error}")
     known = {packet._qualified_op_name for packet in operators.ATEN_OPS_MAPPING}
-    # Its own formula without the bias, which it alone would count as MACs.
-    unbiased = {torch.ops.aten.addmm: lambda inputs, outputs: operators.addmm_flop((None, *inputs[1:]), outputs)}
+    # Its own formulas without the bias, which it alone would count as MACs.
+    unbiased = {
+        torch.ops.aten.addmm: lambda inputs, outputs: operators.addmm_flop((None, *inputs[1:]), outputs),
+        torch.ops.aten.convolution: lambda inputs, outputs: operators.conv_flop((*inputs[:2], None, *inputs[3:]), outputs),
+    }
     macs, _ = ptflops.get_model_complexity_info(
         bound,
         (1,),

@@ -30,7 +30,11 @@ def most_similar_pairs(metric_BND: Tensor, r: int, prefix: int) -> tuple[Tensor,
         scores_BSE[:, 0] = -torch.inf
     best_BS, target_BS = scores_BSE.max(dim=-1)
     order_BS = best_BS.argsort(dim=-1, descending=True)
-    merged_Br, kept_BK = order_BS[:, :r], order_BS[:, r:].sort(dim=1).values
+    merged_Br, kept_BK = order_BS[:, :r], order_BS[:, r:]
+    if prefix:
+        # Back in order, so that the class token stays first. Without one, the released code leaves the rest by similarity, and so do we:
+        # the order decides the next block's split.
+        kept_BK = kept_BK.sort(dim=1).values
     return kept_BK, merged_Br, target_BS.gather(1, merged_Br)
 
 
@@ -62,7 +66,7 @@ def merge(tokens: Tokens, metric_BND: Tensor, r: int) -> Tokens:
 
 
 def merge_counts(r: int, depth: int, schedule: str) -> tuple[int, ...]:
-    """Merges of each block: r in all, or falling linearly from 2r to 0, which merges as many in all but earlier (ToMe, appendix D)."""
+    """Merges of each block: r in all, or falling linearly from 2r to 0, which merges as many in all but earlier (ToMe's decreasing schedule)."""
     if schedule not in SCHEDULES:
         raise unknown("schedule", schedule, SCHEDULES)
     if r < 0 or int(r) != r:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from vitgs.backbone.tokens import Tokens
 class Utility(nn.Module):
     """Scores patch tokens right after patch embedding.
 
-    Token term: a bottleneck, its difference to the previous frame (motion), a depth-wise 3x3 convolution over the grid of patches, and a linear layer.
+    Token term: a bottleneck, its difference to the previous frame (motion), a depth-wise 3x3 convolution over the grid of patches, a linear layer.
     Frame term: the maximum of the token term over a frame and a temporal convolution over frames (a light policy, after AdaFrame).
     """
 
@@ -31,14 +33,15 @@ class Utility(nn.Module):
     def forward(self, tokens: Tokens, frames: int) -> Tensor:
         """`(B, T*N, D)` patch tokens of all frames -> utility logits `(B, T, N)`; log utility is their log-sigmoid."""
         batch = tokens.x_BND.shape[0]
-        h_BTNE = F.gelu(self.down(tokens.x_BND)).unflatten(1, (frames, -1))
+        h_BTNE = torch.unflatten(F.gelu(self.down(tokens.x_BND)), 1, (frames, -1))
         motion_BTNE = h_BTNE - torch.cat([h_BTNE[:, :1], h_BTNE[:, :-1]], dim=1)
         grid = h_BTNE.flatten(0, 1).transpose(1, 2).unflatten(2, (self.rows, self.columns))
         local_BTNE = self.spatial(grid).flatten(2).transpose(1, 2).unflatten(0, (batch, frames))
         token_BTN = self.token(F.gelu(torch.cat([h_BTNE + local_BTNE, motion_BTNE], dim=-1))).squeeze(-1)
         peak_B1T = token_BTN.amax(dim=2).unsqueeze(1)
         frame_BT1 = self.frame_out(F.gelu(self.frame(peak_B1T))).transpose(1, 2)
-        return token_BTN + frame_BT1
+        utility_BTN: Tensor = token_BTN + frame_BT1
+        return utility_BTN
 
 
 def log_utility(utility: Tensor, temperature: float = 1.0) -> Tensor:
@@ -50,4 +53,4 @@ def with_utility(tokens: Tokens, utility: Utility, frames: int) -> Tokens:
     """All tokens, none dropped, with their log utility as bias: the row "all tokens + utility"."""
     with stage("select"):
         bias = log_utility(utility(tokens, frames).flatten(1))
-    return Tokens(x_BND=tokens.x_BND, position_BN3=tokens.position_BN3, prefix=tokens.prefix, size_BN=tokens.size_BN, bias_BN=bias, mask_BN=tokens.mask_BN)
+    return replace(tokens, bias_BN=bias)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from vitgs.numbers import interval, significant
 from vitgs.report.best import leaders_by_system
-from vitgs.report.compare import Verdict, equal_macs, tied_with
+from vitgs.report.compare import Verdict, better_rule, equal_macs, tied_with
 from vitgs.report.points import ANCHOR, METHOD, Book, Point
 
-SHARES = ((1 / 8, "1/8"), (1 / 4, "1/4"), (1 / 2, "1/2"), (1.0, "all"))
+# Halves with a fifth of room: a system that keeps an eighth of the tokens pays for choosing them.
+SHARES = ((0.15, "15 %"), (0.3, "30 %"), (0.6, "60 %"), (1.0, "100 %"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ def answers(book: Book) -> list[Answer]:
     found = []
     for machine in book.machines:
         for data in book.data_sets:
-            points = [p for p in book.of(machine, data) if p.cost.macs is not None and p.top1.estimate.value is not None]
+            points = [p for p in better_rule(book.of(machine, data)) if p.cost.macs is not None and p.top1.estimate.value is not None]
             if points:
                 found.append(_answer(machine, data, points))
     return found
@@ -81,7 +82,7 @@ def _sentence(data: str, levels: Sequence[Level], anchored: bool) -> str:
             parts[-1][1].append(level.share)
         else:
             parts.append((text, [level.share]))
-    clauses = [f"at {_shares(shares)} of {whole if i == 0 else 'it'} {text}" for i, (text, shares) in enumerate(parts)]
+    clauses = [f"within {_shares(shares)} of {whole if i == 0 else 'it'} {text}" for i, (text, shares) in enumerate(parts)]
     return f"On {data}, " + "; ".join(clauses) + "."
 
 
@@ -106,7 +107,7 @@ def method_summary(found: Sequence[Answer]) -> str:
         return ""
     parts = [f"above in {words['above']}", f"tied in {words['tie']}", f"below in {words['below']}"]
     unmatched = f"; for {words['no point that cheap']} cheaper points it has none that could be compared" if words["no point that cheap"] else ""
-    return f"At no more compute, {METHOD} is {', '.join(parts)} of {compared} comparisons with other systems' points{unmatched}."
+    return f"At equal compute or less, {METHOD} is {', '.join(parts)} of {compared} comparisons with other systems' points{unmatched}."
 
 
 def level_macs_text(level: Level) -> str:

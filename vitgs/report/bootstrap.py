@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vitgs.record import Estimate
 
 DRAWS = 2000
-_ROWS_AT_ONCE = 100
+_ROWS_AT_ONCE = 250  # so that the weights of a large set need not be held as floats all at once
 
 
 class Resampler:
@@ -33,8 +33,7 @@ class Resampler:
     def top(self, correct_SC: NDArray[np.float64], seeds: Sequence[int]) -> NDArray[np.float64]:
         """R draws of the accuracy averaged over seeds; `correct_SC` is the share of repetitions that were right, by seed and clip."""
         right_SG = np.stack([np.bincount(self._group_C, weights=row, minlength=self.groups) for row in correct_SC])
-        parts = [self._weight_RG[i : i + _ROWS_AT_ONCE].astype(np.float64) for i in range(0, self.draws, _ROWS_AT_ONCE)]
-        accuracy_RS = np.concatenate([w @ right_SG.T / (w @ self._clips_G)[:, None] for w in parts])
+        accuracy_RS = np.concatenate([self._accuracy(self._weight_RG[i : i + _ROWS_AT_ONCE], right_SG) for i in range(0, self.draws, _ROWS_AT_ONCE)])
         mean_R: NDArray[np.float64] = accuracy_RS.mean(axis=1)
         count = len(seeds)
         if count < 2:
@@ -42,6 +41,11 @@ class Resampler:
         picked_RS = _generator(self._name, "seeds", *map(str, seeds)).multinomial(count, np.full(count, 1 / count), size=self.draws)
         resampled_R = (picked_RS * accuracy_RS).sum(axis=1) / count
         return mean_R + math.sqrt(count / (count - 1)) * (resampled_R - mean_R)
+
+    def _accuracy(self, weight_rG: NDArray[np.uint8], right_SG: NDArray[np.float64]) -> NDArray[np.float64]:
+        weight = weight_rG.astype(np.float64)
+        found: NDArray[np.float64] = weight @ right_SG.T / (weight @ self._clips_G)[:, None]
+        return found
 
 
 def percentile_interval(value: float, draws: NDArray[np.float64], method: str) -> Estimate:

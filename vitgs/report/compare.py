@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vitgs.record import Estimate
-from vitgs.report.points import METHOD, Point
+from vitgs.report.points import METHOD, Draws, Point
 
 LEVEL = 0.05
+_RESOLVED = 10  # draws in the tail below which its count says too little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +55,19 @@ def difference(first: Point, second: Point) -> Difference:
         return Difference(estimate=Estimate.missing("not the same clips"), p=None)
     delta_R = a.draws - b.draws
     low, high = np.percentile(delta_R, (2.5, 97.5))
-    tail = min(np.count_nonzero(delta_R <= 0), np.count_nonzero(delta_R >= 0))
     value = a.estimate.value - b.estimate.value
     estimate = Estimate(value=value, low=float(low), high=float(high), method="paired bootstrap over seeds and clip groups")
-    return Difference(estimate=estimate, p=min(1.0, 2 * (1 + int(tail)) / (1 + delta_R.size)))
+    return Difference(estimate=estimate, p=two_sided(delta_R))
+
+
+def two_sided(delta_R: Draws) -> float:
+    """The bootstrap p of a difference of 0. Beyond what so many draws can resolve, which Holm over many rivals asks for, the normal tail with the draws' spread."""
+    tail = int(min(np.count_nonzero(delta_R <= 0), np.count_nonzero(delta_R >= 0)))
+    counted = min(1.0, 2 * (1 + tail) / (1 + delta_R.size))
+    spread = float(delta_R.std(ddof=1))
+    if tail >= _RESOLVED or spread == 0:
+        return 1.0 if spread == 0 and float(delta_R.mean()) == 0 else counted
+    return min(1.0, math.erfc(abs(float(delta_R.mean())) / spread / math.sqrt(2)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -90,3 +103,17 @@ def tied_with(leader: Point, rivals: Sequence[Point]) -> list[Point]:
     found = [difference(leader, rival) for rival in rivals]
     adjusted = iter(holm([d.p for d in found if d.p is not None]))
     return [rival for rival, d in zip(rivals, found, strict=True) if d.p is None or next(adjusted) >= LEVEL]
+
+
+def better_rule(points: Sequence[Point]) -> list[Point]:
+    """Of a system trained by two rules only the rule that is better on val, by its mean over budgets, data set by data set; claims and fronts use it."""
+    values: dict[object, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for p in points:
+        values[_but_rule(p)][p.configuration.rule].append(p.choosing or 0.0)
+    chosen = {key: max(rules, key=lambda rule: statistics.fmean(rules[rule])) for key, rules in values.items()}
+    return [p for p in points if p.configuration.rule == chosen[_but_rule(p)]]
+
+
+def _but_rule(p: Point) -> object:
+    c = p.configuration
+    return (c.machine, c.profile, p.data, c.system, c.label, c.shape)

@@ -22,7 +22,7 @@ UNNAMED = Name(series="", setting="")
 
 
 def join(results: Sequence[MachineResults], current: CurrentVersion | None = None) -> Book:
-    """The book of all machines. `current` tells the present code version of a system, where the caller knows it."""
+    """The book of all machines. `current` tells the present code version of a system; without it only rows that are flagged are stale."""
     parts = [_Machine(machine, current) for machine in results]
     points = [point for part in parts for point in part.points()]
     lost = [row for part in parts for row in part.lost()]
@@ -78,8 +78,8 @@ class _Machine:
             flags.add(f"{reported} only")
         return Point(
             configuration=configuration, name=UNNAMED, data=data, split=reported,
-            top1=self._accuracies.of(rows, "top1"), top5=self._accuracies.of(rows, "top5"),
-            val=self._accuracies.of(splits["val"], "top1") if "val" in splits else Accuracy(),
+            top1=self._accuracies.of(rows, "top1", draw=True), top5=self._accuracies.of(rows, "top5", draw=False),
+            val=self._accuracies.of(splits["val"], "top1", draw=False) if "val" in splits else Accuracy(),
             cost=cost, training=_training(trains), flags=tuple(sorted(flags)),
             replay=next((row.replay for row in (*measured, *evals) if row.replay), ""),
             chance=number(information.get("chance")), ceiling=number(information.get("frame_average_ceiling")),

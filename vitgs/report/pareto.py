@@ -15,6 +15,7 @@ from vitgs.report.bootstrap import cost_draws
 from vitgs.report.points import Point
 
 SURE = 0.95
+_DRAWS = 500
 _DRAWS_AT_ONCE = 50
 
 
@@ -92,7 +93,7 @@ def _hypervolumes(points: Sequence[Point], cost_top1_N2: NDArray[np.float64], *,
 
 def _probabilities(points: Sequence[Point], axis: Axis) -> tuple[float | None, ...]:
     """Draw by draw: accuracies from the shared bootstrap, costs from their intervals. Points without draws stand still and get None."""
-    draws = min((p.top1.draws.size for p in points if p.top1.draws is not None), default=0)
+    draws = min((p.top1.draws[:_DRAWS].size for p in points if p.top1.draws is not None), default=0)
     if not draws:
         return (None,) * len(points)
     top1_RN = np.stack([p.top1.draws[:draws] if p.top1.draws is not None else np.full(draws, p.top1.estimate.value) for p in points], axis=1)

@@ -6,12 +6,22 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from vitgs.record import Estimate, Job, Record
+from vitgs.errors import UsageError
+from vitgs.record import Estimate, Job, Kind, Record
 from vitgs.report.families import group_of
 from vitgs.report.points import NOT_READ, Configuration
+from vitgs.store.code import code_version
 
 STALE = "stale"
-CurrentVersion = Callable[[str], "str | None"]
+CurrentVersion = Callable[[str, Kind], "str | None"]
+
+
+def present_version(system: str, kind: Kind) -> str | None:
+    """The version of the code that is here; None for a system whose file is not here, about whose rows nothing can be said."""
+    try:
+        return code_version(system, kind)
+    except UsageError:
+        return None
 
 
 def configuration_of(job: Job, machine: str) -> Configuration:
@@ -30,7 +40,7 @@ def frozen(knobs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 def is_stale(record: Record, current: CurrentVersion | None) -> bool:
     """Whether the code has changed since; by the row's own flag, and by the present version where the caller can tell it."""
-    now = current(record.job.system) if current else None
+    now = current(record.job.system, record.job.kind) if current else None
     return STALE in record.flags or (now is not None and bool(record.code_version) and record.code_version != now)
 
 

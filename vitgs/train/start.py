@@ -26,7 +26,7 @@ from vitgs.train.loop import train
 from vitgs.train.recipe import Recipe
 from vitgs.train.sources import Source
 
-VERSION = 1
+VERSION = 2
 
 
 class StillModel(nn.Module):

@@ -1,0 +1,142 @@
+"""Loading: wrappers are peeled, what doesn't fit is said, and files that could run code are refused."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from vitgs import registry
+from vitgs.backbone.weights import Layout, peel, read_weights, start_from
+from vitgs.errors import UsageError
+from vitgs.spec import Clip
+
+CLIP = Clip(frames=2, height=32, width=32, classes=5)
+SYSTEM = registry.get("joint")
+
+
+def model(seed: int = 0, clip: Clip = CLIP, **knobs: object) -> nn.Module:
+    torch.manual_seed(seed)
+    return SYSTEM.build("test", clip, "digits", **knobs)
+
+
+def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(module: nn.Module, state: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("wrappers", [("model",), ("module",), ("state_dict",), ("model_state",), ("model_state_dict",), ("model", "state_dict")])
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "model.", "module.model."])
+def test_peel(wrappers: tuple[str, ...], prefix: str) -> None:
+    wrapped: dict[str, object] = {prefix + name: value for name, value in model().state_dict().items()}
+    for wrapper in wrappers:
+        wrapped = {wrapper: wrapped, "epoch": 3, "optimizer": {"lr": 1.0}}
+    other = model(1)
+    assert SYSTEM.load(other, wrapped).exact  # type: ignore[arg-type]
+    assert same(other, snapshot(model()))
+
+
+def test_peel_keeps_a_prefix_that_only_some_have() -> None:
+    state = {"backbone.a": torch.zeros(1), "head": torch.zeros(1)}
+    assert peel(state) == state
+    assert peel({"a": torch.zeros(1), "epoch": 3}).keys() == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.pop("head.bias"), "missing head.bias"),
+        (lambda s: s.update(surplus=torch.zeros(1)), "unexpected surplus"),
+        (lambda s: s.update({"head.bias": torch.zeros(9)}), r"mismatched head.bias: \(9,\), \(5,\)"),
+    ],
+)
+def test_strict_says_what_is_wrong_and_changes_nothing(change: object, words: str) -> None:
+    state = snapshot(model())
+    assert callable(change)
+    change(state)
+    target = model(1)
+    before = snapshot(target)
+    with pytest.raises(UsageError, match=words):
+        SYSTEM.load(target, state)
+    assert same(target, before)
+    report = SYSTEM.load(target, state, strict=False)
+    assert not report.exact
+    assert len(report.missing + report.unexpected + report.mismatched) == 1
+    assert torch.equal(target.get_parameter("vit.norm.weight"), state["vit.norm.weight"])
+
+
+def test_unknown_layout() -> None:
+    with pytest.raises(UsageError, match="layout known for this system; given: keys like some.key"):
+        SYSTEM.load(model(), {"some.key": torch.zeros(1)})
+
+
+def test_layout_rules() -> None:
+    layout = Layout(name="toy", marks=("a.0.w",), rules=((r"a\.(\d+)\.w", r"b.\1"), (r"junk.*", None)))
+    assert layout.fits(["a.0.w", "x"])
+    assert not layout.fits(["a.1.w"])
+    state = {"a.0.w": torch.ones(1), "a.12.w": torch.zeros(1), "junk.1": torch.ones(1), "other": torch.ones(1)}
+    assert layout.translate(state).keys() == {"b.0", "b.12", "other"}
+
+
+def test_start_takes_the_image_part_only() -> None:
+    image = registry.get("vit_mean").build("test", Clip(frames=1, height=16, width=16, classes=3), "digits")
+    target = model(1)
+    before = snapshot(target)
+    report = start_from(target, image.state_dict())
+    assert {"time.table", "head.weight", "head.bias"} <= set(report.missing)
+    for name in ("time.table", "head.weight", "head.bias"):
+        assert torch.equal(target.state_dict()[name], before[name])
+    for name, value in image.state_dict().items():
+        if name.startswith("vit.") and name != "vit.embed.position":
+            assert torch.equal(target.state_dict()[name], value)
+    assert not torch.equal(target.get_parameter("vit.embed.position"), before["vit.embed.position"]), "a 2x2 grid is resized to 4x4"
+
+
+def test_start_of_another_size() -> None:
+    wide = registry.get("vit_mean").build("pico", CLIP, "digits")
+    with pytest.raises(UsageError, match="use a start of the same size"):
+        start_from(model(), wide.state_dict())
+
+
+def test_files_round_trip(tmp_path: Path) -> None:
+    state = snapshot(model())
+    save_file(state, tmp_path / "a.safetensors")
+    np.savez(tmp_path / "a.npz", **{name: value.numpy() for name, value in state.items()})
+    torch.save({"model": state, "epoch": 1}, tmp_path / "a.pth")
+    for name in ("a.safetensors", "a.npz", "a.pth"):
+        target = model(1)
+        assert SYSTEM.load(target, read_weights(tmp_path / name)).exact
+        assert same(target, state)
+
+
+class Evil:
+    """Runs code when it is unpickled."""
+
+    ran = False
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return (_mark, ())
+
+
+def _mark() -> None:
+    Evil.ran = True
+
+
+def test_files_that_could_run_code_are_refused(tmp_path: Path) -> None:
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps({"model": Evil()}))
+    np.savez(tmp_path / "evil.npz", model=np.array([Evil()], dtype=object))
+    for name in ("evil.pth", "plain.pth", "evil.npz"):
+        with pytest.raises(UsageError, match="weights must be .safetensors, .npz, or a PyTorch file that opens with weights_only=True"):
+            read_weights(tmp_path / name)
+    assert not Evil.ran
+    with pytest.raises(UsageError, match="must exist"):
+        read_weights(tmp_path / "none.pth")

@@ -1,0 +1,96 @@
+"""Edges against a slow literal search, and what message passing must and must not depend on."""
+
+from __future__ import annotations
+
+import torch
+
+from vitgs.graphsampler.graph import GraphLayer, build_edges, chunked_candidates, neighbours, relative_features
+
+
+def nodes(frames: int, tokens: int, width: int = 16, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    time = torch.arange(frames).repeat_interleave(tokens).float()
+    place = torch.randint(0, 4, (batch, frames * tokens, 2)).float()
+    return torch.randn(batch, frames * tokens, width), torch.cat([time.expand(batch, -1).unsqueeze(-1), place], dim=2)
+
+
+def literal_neighbours(appearance_SD: torch.Tensor, position_S3: torch.Tensor, node: int, k: int, chunk: int, window: int) -> set[int]:
+    unit = torch.nn.functional.normalize(appearance_SD - appearance_SD.mean(0), dim=-1)
+    own = node // chunk
+    allowed = [
+        j
+        for j in range(len(unit))
+        if (window == 0 or abs(j // chunk - own) <= window) and position_S3[j, 0] != position_S3[node, 0]
+    ]
+    ranked = sorted(allowed, key=lambda j: -float(unit[node] @ unit[j]))
+    return set(ranked[:k])
+
+
+def test_edges_equal_a_literal_search_with_and_without_windows() -> None:
+    appearance, position = nodes(frames=7, tokens=3)
+    for window in (0, 1, 2, 50):
+        edges = build_edges(appearance, position, k=4, temporal=0, chunk=3, window=window)
+        for node in range(21):
+            found = {int(j) for j, ok in zip(edges.node_BSE[1, node, 1:], edges.valid_BSE[1, node, 1:], strict=True) if ok}
+            assert found == literal_neighbours(appearance[1], position[1], node, 4, 3, window), (window, node)
+
+
+def test_chunks_that_do_not_fill_up_lose_no_node() -> None:
+    appearance, position = nodes(frames=5, tokens=2)
+    edges = build_edges(appearance, position, k=3, temporal=1, chunk=4, window=1)
+    assert edges.node_BSE.shape[:2] == (2, 10)
+    assert int(edges.node_BSE.max()) < 10 and int(edges.node_BSE.min()) >= 0
+    assert (chunked_candidates(10, 4, 1, torch.device("cpu")) < 10).all()
+
+
+def test_a_node_is_its_own_first_neighbour_and_never_meets_its_own_frame() -> None:
+    appearance, position = nodes(frames=4, tokens=4)
+    edges = build_edges(appearance, position, k=5, temporal=2, chunk=4, window=2)
+    assert (edges.node_BSE[..., 0] == torch.arange(16)).all()
+    other = neighbours(position, edges.node_BSE)[..., 1:, 0]
+    assert (other != position[..., :1])[edges.valid_BSE[..., 1:]].all()
+
+
+def test_one_kept_frame_leaves_only_the_node_itself() -> None:
+    appearance, position = nodes(frames=1, tokens=5)
+    edges = build_edges(appearance, position, k=3, temporal=1, chunk=5, window=1)
+    assert not edges.valid_BSE[..., 1:].any()
+    layer = GraphLayer(16, 16, 4, message="attention", eps=1e-6)
+    assert torch.isfinite(layer(appearance, edges, None)).all()
+
+
+def test_no_neighbour_counts_twice() -> None:
+    appearance, position = nodes(frames=3, tokens=2)
+    edges = build_edges(appearance, position, k=4, temporal=4, chunk=2, window=2)
+    for row, ok in zip(edges.node_BSE.flatten(0, 1), edges.valid_BSE.flatten(0, 1), strict=True):
+        kept = row[ok].tolist()
+        assert len(kept) == len(set(kept))
+
+
+def test_relative_features_carry_velocity_in_units_of_order_one() -> None:
+    here = torch.tensor([[[0.0, 0.0, 0.0]]])
+    there = torch.tensor([[[[2.0, 0.5, 0.0]]]])
+    dt, dy, dx, vy, vx, squared = relative_features(here, there)[0, 0, 0].sinh().tolist()
+    assert (round(dt, 5), round(dy, 5), round(dx, 5), round(vy, 5), round(vx, 5), round(squared, 5)) == (2.0, 1.0, 0.0, 3.0, 0.0, 0.25)
+
+
+def test_messages_come_from_neighbours_alone() -> None:
+    appearance, position = nodes(frames=6, tokens=2)
+    edges = build_edges(appearance, position, k=2, temporal=1, chunk=2, window=1)
+    for message in ("attention", "mean"):
+        layer = GraphLayer(16, 16, 4, message=message, eps=1e-6)
+        x = appearance.clone().requires_grad_()
+        layer(x, edges, None)[0, 0].sum().backward()
+        assert x.grad is not None
+        heard = set(x.grad[0].abs().sum(-1).nonzero().flatten().tolist())
+        assert heard <= {int(j) for j, ok in zip(edges.node_BSE[0, 0], edges.valid_BSE[0, 0], strict=True) if ok}
+
+
+def test_a_neighbour_of_no_utility_is_not_heard() -> None:
+    appearance, position = nodes(frames=2, tokens=1)
+    edges = build_edges(appearance, position, k=1, temporal=0, chunk=1, window=1)
+    layer = GraphLayer(16, 16, 4, message="attention", eps=1e-6)
+    bias = torch.tensor([[0.0, -1e4], [0.0, -1e4]])
+    changed = appearance.clone()
+    changed[:, 1] += torch.randn(16)
+    assert torch.allclose(layer(appearance, edges, bias)[:, 0], layer(changed, edges, bias)[:, 0], atol=1e-6)

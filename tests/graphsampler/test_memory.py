@@ -1,0 +1,63 @@
+"""The memory bank against a loop over nodes and torch's own GRU cell, and its behaviour on frames without nodes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from vitgs.graphsampler.memory import MemoryBank, _since_last, pool_by_frame
+
+
+def test_pooling_by_frame_equals_a_loop_over_frames() -> None:
+    torch.manual_seed(0)
+    value, logit = torch.randn(2, 9, 5), torch.randn(2, 9, 3)
+    frame = torch.tensor([[0, 0, 1, 3, 3, 3, 4, 4, 4], [0, 1, 1, 1, 1, 2, 2, 4, 4]])
+    pooled, held = pool_by_frame(value, logit, frame, 5)
+    for b in range(2):
+        for t in range(5):
+            here = frame[b] == t
+            assert bool(held[b, t]) == bool(here.any())
+            if here.any():
+                expected = logit[b, here].softmax(0).T @ value[b, here]
+                torch.testing.assert_close(pooled[b, t], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_update_is_a_gru_cell_that_skips_empty_frames() -> None:
+    torch.manual_seed(0)
+    bank = MemoryBank(8, 6, 2, eps=1e-6)
+    cell = nn.GRUCell(6, 6)
+    cell.load_state_dict({"weight_ih": bank.input.weight, "bias_ih": bank.input.bias, "weight_hh": bank.hidden.weight, "bias_hh": bank.hidden.bias})
+    message = torch.randn(1, 4, 2, 6)
+    held = torch.tensor([[True, False, True, True]])
+    states = bank.update(message, held)
+    since = _since_last(held)
+    state = bank.slot.clone()
+    for t in range(4):
+        if held[0, t]:
+            gap = torch.stack([since[0, t].log1p(), (since[0, t] > 1).float()])
+            state = cell(message[0, t] + bank.slot + bank.gap(gap), state)
+        torch.testing.assert_close(states[0, t], state, atol=1e-6, rtol=1e-5)
+
+
+def test_time_since_the_last_update_is_counted_over_gaps() -> None:
+    assert _since_last(torch.tensor([[True, False, False, True, True]])).tolist() == [[1, 1, 2, 3, 1]]
+
+
+def test_the_state_of_a_time_does_not_depend_on_later_nodes() -> None:
+    torch.manual_seed(0)
+    bank = MemoryBank(8, 6, 2, eps=1e-6)
+    nn.init.normal_(bank.read.weight)
+    x, frame = torch.randn(1, 6, 8), torch.tensor([[0, 0, 1, 2, 2, 3]])
+    later = x.clone()
+    later[:, 3:] += 1
+    out, _ = bank(x, frame, 4, None)
+    changed, _ = bank(later, frame, 4, None)
+    torch.testing.assert_close(out[:, :3], changed[:, :3])
+    assert not torch.allclose(out[:, 3:], changed[:, 3:])
+
+
+def test_memory_starts_without_effect_on_the_nodes() -> None:
+    bank = MemoryBank(8, 6, 3, eps=1e-6)
+    x = torch.randn(2, 6, 8)
+    out, final = bank(x, torch.arange(6).expand(2, -1), 6, None)
+    assert torch.equal(out, x) and final.shape == (2, 18)

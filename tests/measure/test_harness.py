@@ -1,0 +1,142 @@
+"""The whole of a measurement on a toy, and the models that give none."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vitgs.backbone.stages import stage
+from vitgs.errors import UsageError
+from vitgs.measure.harness import Measurement, measure
+from vitgs.measure.soundness import NotMeasurable, OutOfMemory, known_failures
+from vitgs.measure.stagetime import stage_times
+from vitgs.record import Clip, to_json
+
+CLIP = Clip(frames=4, height=8, width=8, classes=5)
+
+
+class Toy(nn.Module):
+    """Two marked stages; `depth` at run time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(192, 64), nn.Linear(64, 5)
+
+    def forward(self, clip: Tensor, depth: int = 1) -> Tensor:
+        with stage("backbone"):
+            x = self.embed(clip.flatten(2))
+            for _ in range(depth):
+                x = x @ self.embed.weight[:, :64]
+        with stage("head"):
+            logits: Tensor = self.head(x.mean(1))
+        return logits
+
+
+class Answers(nn.Module):
+    """Gives what it is told to."""
+
+    def __init__(self, classes: int = 5, value: float = 0.0) -> None:
+        super().__init__()
+        self.classes, self.value = classes, value
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return torch.full((len(clip), self.classes), self.value)
+
+
+@pytest.fixture(scope="module")
+def measured() -> Measurement:
+    return measure(Toy(), clip=CLIP, run={"depth": 3}, anchor=Toy(), batch=4, seconds=0.6, threads=1, content=lambda n: torch.ones(n, 4, 3, 8, 8))
+
+
+def test_a_measurement_is_whole(measured: Measurement) -> None:
+    assert measured.cost.macs == 4 * (192 * 64 + 3 * 64 * 64) + 64 * 5
+    assert measured.anchor_macs == 4 * (192 * 64 + 64 * 64) + 64 * 5
+    for number in (measured.latency_ms, measured.throughput_clips_per_s, measured.latency_to_anchor, measured.throughput_to_anchor):
+        assert number.value is not None
+        assert number.value > 0
+        assert number.low is not None
+        assert number.high is not None
+        assert number.low <= number.value <= number.high
+    assert measured.content == "given"
+    assert set(measured.timings) == {"subject_latency", "anchor_latency", "subject_throughput", "anchor_throughput"}
+    assert set(measured.stages.share) == {"backbone", "head"}
+    assert measured.memory.weights_bytes == 4 * (192 * 64 + 64 + 64 * 5 + 5)
+    assert measured.energy.gross_j_per_clip.value is None
+    assert measured.energy.gross_j_per_clip.reason
+    assert measured.settings["threads"] == 1
+    assert set(measured.flags) <= {"unstable", "contaminated", "throttled"}
+
+
+def test_a_measurement_is_json(measured: Measurement) -> None:
+    plain = json.loads(json.dumps(to_json(measured), allow_nan=False))
+    assert plain["latency_ms"]["samples"] == plain["timings"]["subject_latency"]["blocks_ms"]
+
+
+def test_threads_are_given_back(measured: Measurement) -> None:
+    before = torch.get_num_threads()
+    measure(Answers(), clip=CLIP, run={}, batch=1, seconds=0.05, threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
+def test_without_anchor_or_content_the_fields_say_so() -> None:
+    found = measure(Answers(), clip=CLIP, run={}, batch=1, seconds=0.05)
+    assert found.latency_to_anchor.value is None
+    assert "anchor" in found.latency_to_anchor.reason
+    assert (found.content, found.anchor_macs, found.realised_share) == ("noise", None, None)
+    assert found.timings["subject_latency"] is found.timings["subject_throughput"]
+    assert (found.stages.coverage, found.stages.reason) == (None, "the model marks no stages")
+
+
+@pytest.mark.parametrize(
+    ("model", "words"), [(Answers(value=float("nan")), "finite"), (Answers(value=float("inf")), "finite"), (Answers(classes=4), r"\(8, 5\)")]
+)
+def test_unsound_models_give_no_measurement(model: nn.Module, words: str) -> None:
+    with pytest.raises(NotMeasurable, match=words):
+        measure(model, clip=CLIP, run={}, seconds=0.05)
+
+
+def test_a_model_that_fails_is_one_line_with_its_cause() -> None:
+    with pytest.raises(NotMeasurable, match="must run") as caught:
+        measure(Toy(), clip=CLIP, run={"nothing": 1}, seconds=0.05)
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert caught.value.flags == ()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_out_of_memory_is_flagged_and_survives_pickling(error: Exception) -> None:
+    with pytest.raises(OutOfMemory) as caught, known_failures():
+        raise error
+    assert pickle.loads(pickle.dumps(caught.value)).flags == ("oom",)
+
+
+@pytest.mark.parametrize(("given", "words"), [({"batch": 0}, "positive"), ({"dtype": "int8"}, "dtype"), ({"device": "tpu"}, "device")])
+def test_wrong_usage(given: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        measure(Answers(), **{"clip": CLIP, "run": {}, "seconds": 0.05, **given})  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_content_of_another_shape_is_refused() -> None:
+    with pytest.raises(UsageError, match="shape"):
+        measure(Answers(), clip=CLIP, run={}, seconds=0.05, content=lambda n: torch.ones(n, 4, 3, 8, 9))
+
+
+def test_nested_stages_are_not_counted_twice() -> None:
+    x = torch.ones(256, 256)
+
+    def call() -> None:
+        with stage("backbone"):
+            x @ x
+            with stage("graph"):
+                x @ x
+
+    found = stage_times(call, seconds=0.05, device=torch.device("cpu"))
+    assert found.coverage is not None
+    assert found.coverage <= 1
+    assert sum(found.share.values()) <= 1.2
+    assert found.passes >= 3

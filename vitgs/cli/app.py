@@ -1,0 +1,89 @@
+"""`vitgs-bench`: the commands joined, and the one place where an error becomes a line on stderr and an exit code.
+
+0 done; 1 the answer is no; 2 wrong usage; 3 nothing to work on; 4 the machine is unfit to measure; 5 broken off by the environment; 130 interrupted.
+An error that none of these describes is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import vitgs
+from vitgs.cli import best, cost, evaluate, listing, measure, replay, report, sweep, train
+from vitgs.errors import BrokenOff, VitgsError
+
+PROGRAM = "vitgs-bench"
+INTERRUPTED = 130
+# What the environment can refuse in the middle of work; the same command goes on once there is room or permission again.
+_ENVIRONMENT = {errno.ENOSPC: "full", errno.EDQUOT: "over quota", errno.EROFS: "read-only", errno.EACCES: "not writable", errno.EIO: "failing"}
+
+app = typer.Typer(
+    name=PROGRAM,
+    help=vitgs.__doc__,
+    add_completion=False,
+    rich_markup_mode=None,  # rich would cost a third of the time that --help may take
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("sweep")(sweep.sweep)
+app.command("report")(report.report)
+app.command("list")(listing.show)
+app.command("cost")(cost.cost)
+app.command("measure")(measure.measure)
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("best")(best.best)
+app.command("replay")(replay.replay)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"{PROGRAM} {vitgs.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """Which system classifies video best for the FLOPs, milliseconds, memory and joules that you have, on this machine."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Carries out a command line and returns its exit code; known errors are printed as one line."""
+    try:
+        code = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except VitgsError as error:
+        return _refuse(str(error), error.exit_code)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else PROGRAM
+        return _refuse(f"{error.format_message().rstrip('.')}; see {command} --help", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _refuse("interrupted; a sweep goes on with the same command", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (`head`, say) has left: nothing more to say, and Python must not try to flush what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in _ENVIRONMENT:
+            raise
+        place = error.filename or "the disk"
+        remedy = "make room or give permission, then run the same command again"
+        return _refuse(str(BrokenOff("the disk must take what is written", given=f"{place} is {_ENVIRONMENT[error.errno]}", remedy=remedy)), 5)
+
+
+def _refuse(message: str, code: int) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def main() -> None:
+    """The entry point of `vitgs-bench`."""
+    sys.exit(run())
