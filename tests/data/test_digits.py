@@ -20,7 +20,7 @@ from vitgs.data.digits import Digits, Stills, named_task, pixels
 from vitgs.data.digits_images import COUNTS, images
 from vitgs.data.digits_tasks import PAINTERS, direction_paths, link_offsets, start_pairs
 from vitgs.data.source import SPLITS, Clips, Split
-from vitgs.data.task import DIRECTIONS, STILLS, TASKS, Task
+from vitgs.data.task import STILL_SHARES, DIRECTIONS, STILLS, TASKS, Task
 from vitgs.errors import UsageError
 
 ALL = [*TASKS.values(), STILLS]
@@ -79,9 +79,9 @@ def test_splits_share_no_image() -> None:
 def test_groups_are_images_of_the_split_with_the_labels_digit(split: Split) -> None:
     part = images(split)
     label_of = dict(zip(part.index_N.tolist(), part.label_N.tolist(), strict=True))
-    for name in ("appearance", "moment", "stills"):
+    for name, labels_per_digit in (("appearance", 1), ("moment", 1), ("stills", STILL_SHARES**2)):
         clips = Digits(name, split).batch(50, 0)
-        assert [label_of[group] for group in clips.group_B.tolist()] == clips.label_B.tolist()
+        assert [label_of[group] for group in clips.group_B.tolist()] == (clips.label_B // labels_per_digit).tolist()
     source = Digits("link", split)
     clips = source.batch(50, 0)
     assert [label_of[group] for group in clips.group_B.tolist()] == (clips.label_B // 2).tolist()
@@ -228,6 +228,16 @@ def test_stills_hold_large_and_small_digits() -> None:
     assert clips.clip_BTCHW.shape == (200, 1, 3, 32, 32)
     assert 60 < int((extent <= 8).sum()) < 140
     assert int(extent.max()) <= 16
+
+
+def test_a_stills_label_says_where_its_digit_is() -> None:
+    clips = Stills("train", _quiet(STILLS)).batch(320, 0)
+    bright = pixels(clips.clip_BTCHW)[:, 0, 0] > 0.05
+    row, column = clips.label_B % STILL_SHARES**2 // STILL_SHARES, clips.label_B % STILL_SHARES
+    for share, axis in ((row, 2), (column, 1)):
+        lines = bright.any(axis)
+        first = lines.int().argmax(1)
+        assert float(torch.corrcoef(torch.stack([share.float(), first.float()]))[0, 1]) > 0.85
 
 
 @pytest.mark.parametrize(

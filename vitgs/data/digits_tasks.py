@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from vitgs.data.digits_images import Floats, Images, Ints
-from vitgs.data.task import DIGIT_PX, FRAGMENT_PX, Task
+from vitgs.data.task import DIGIT_PX, FRAGMENT_PX, STILL_SHARES, Task
 
 Bools = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 Rng = np.random.Generator
@@ -152,11 +152,22 @@ def link(task: Task, images: Images, label_B: Ints, rng: Rng) -> tuple[Floats, I
     return canvas, group_B
 
 
+def _corner(extent_px: int, size_px: int, grid_px: int, share_M: Ints, rng: Rng) -> Ints:
+    """A random corner on the grid in the given share (0 to STILL_SHARES - 1) of the way from the first place to the last."""
+    last_px = extent_px - size_px
+    corner_K = np.arange(0, last_px + 1, grid_px)
+    share_K = np.minimum(corner_K * STILL_SHARES // max(1, last_px), STILL_SHARES - 1)
+    choices = [corner_K[np.abs(share_K - share) == np.abs(share_K - share).min()] for share in range(STILL_SHARES)]
+    drawn_M = rng.random(len(share_M))
+    return np.array([choices[share][int(u * len(choices[share]))] for share, u in zip(share_M, drawn_M, strict=True)], dtype=np.int64)
+
+
 def stills(task: Task, images: Images, label_B: Ints, rng: Rng) -> tuple[Floats, Ints]:
-    """Which digit is it? Single pictures for the image pretraining, with the large and the small digits that the other tasks have."""
+    """Which digit is it, and where? Single pictures for the image pretraining, with the large and the small digits that the other tasks have."""
     batch = len(label_B)
     canvas = blank(task, batch)
-    place_B = images.pick(label_B, rng)
+    digit_B, row_B, column_B = np.unravel_index(label_B, (task.identities, STILL_SHARES, STILL_SHARES))
+    place_B = images.pick(digit_B, rng)
     small_B = rng.random(batch) < task.small_share
     for chosen_B, scale, grid_px in ((small_B, 1, DIGIT_PX), (~small_B, task.scale, task.grid_px)):
         clip_M = np.flatnonzero(chosen_B)
@@ -167,7 +178,9 @@ def stills(task: Task, images: Images, label_B: Ints, rng: Rng) -> tuple[Floats,
             some_M = clip_M[rng.random(count) < task.scrambled_share]
             spot = places(task, size_px, len(some_M), rng, grid_px)
             paste(canvas, images.scrambled(len(some_M), scale, rng), some_M, np.zeros_like(some_M), *spot)
-        paste(canvas, images.digits(place_B[clip_M], scale), clip_M, np.zeros_like(clip_M), *places(task, size_px, count, rng, grid_px))
+        y_M = _corner(task.height, size_px, grid_px, row_B[clip_M], rng)
+        x_M = _corner(task.width, size_px, grid_px, column_B[clip_M], rng)
+        paste(canvas, images.digits(place_B[clip_M], scale), clip_M, np.zeros_like(clip_M), y_M, x_M)
     return canvas, images.index_N[place_B]
 
 

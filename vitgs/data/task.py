@@ -23,9 +23,10 @@ from dataclasses import asdict, dataclass
 from vitgs.errors import UsageError, unknown
 from vitgs.record import digest
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 DIGIT_PX = 8
 FRAGMENT_PX = 8
+STILL_SHARES = 4  # a still's label says where its digit is, in quarters of the height and of the width
 DIRECTIONS = ("right", "down right", "down", "down left", "left", "up left", "up", "up right")
 
 
@@ -125,6 +126,8 @@ class Task:
             return tuple(f"{a} then {b}" for a, b in self.pairs)
         if self.name == "link":
             return tuple(f"{digit} {sense}" for digit in range(self.identities) for sense in ("left", "right"))
+        if self.name == "stills":
+            return tuple(f"{digit} at {y},{x}" for digit in range(self.identities) for y in range(STILL_SHARES) for x in range(STILL_SHARES))
         return tuple(str(digit) for digit in range(self.identities))
 
     @property

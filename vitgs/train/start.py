@@ -26,7 +26,9 @@ from vitgs.train.loop import train
 from vitgs.train.recipe import Recipe
 from vitgs.train.sources import Source
 
-VERSION = 2
+VERSION = 3
+# What a still's label is made of: the digit, and the quarter of height and width where it is. Real image pretraining teaches places too.
+FACTORS = (10, 4, 4)
 
 
 class StillModel(nn.Module):
@@ -39,7 +41,7 @@ class StillModel(nn.Module):
         self.utility = Utility(size.width, self.vit.embed.rows, self.vit.embed.columns)
         self.readout = AttentionReadout(size.width, size.heads)
         self.others = nn.ModuleList([ClassReadout(), MeanReadout()])
-        self.heads = nn.ModuleList(nn.Linear(size.width, clip.class_count) for _ in range(3))
+        self.heads = nn.ModuleList(nn.Linear(size.width, sum(FACTORS)) for _ in range(3))
 
     def forward(self, clip_BTCHW: Tensor, with_bias: bool = False) -> Tensor:
         """The mean of the three readouts' logits."""
@@ -51,7 +53,13 @@ class StillModel(nn.Module):
         if with_bias:
             tokens = with_utility(tokens, self.utility, clip_BTCHW.shape[1])
         tokens = self.vit(tokens)
-        return [head(readout(tokens)) for head, readout in zip(self.heads, (self.readout, *self.others), strict=True)]
+        return [_factored(head(readout(tokens))) for head, readout in zip(self.heads, (self.readout, *self.others), strict=True)]
+
+
+def _factored(logits_BF: Tensor) -> Tensor:
+    """Logits of (digit, row, column) as sums of the logits of each: `(B, 18)` -> `(B, 160)`."""
+    digit, row, column = logits_BF.split(FACTORS, dim=1)
+    return (digit[:, :, None, None] + row[:, None, :, None] + column[:, None, None, :]).flatten(1)
 
 
 def _objective(model: nn.Module, batch: Batch, progress: float, generator: torch.Generator) -> Losses:
