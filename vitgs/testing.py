@@ -102,7 +102,8 @@ def check_logits(contract: Contract) -> None:
 def check_several_heads(contract: Contract) -> None:
     """Classes given per head: logits are as long as all heads together."""
     several = replace(contract, clip=replace(contract.clip, classes={"verb": 3, "noun": 5}))
-    assert several.build()(several.input(2)).shape == (2, 8)
+    logits = several.build()(several.input(2))
+    assert logits.shape == (2, 8), f"heads of 3 and 5 classes: logits of shape {tuple(logits.shape)}"
 
 
 @torch.no_grad()

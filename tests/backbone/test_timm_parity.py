@@ -25,11 +25,13 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def small_timm(style: str, side: int) -> VisionTransformer:
+def small_timm(style: str, side: int) -> Any:
     """timm's model of that recipe, narrow and shallow, with all weights random."""
     name, extra = RECIPES[style]
     # timm.create_model fills the recipe's patch size, LayerScale, norms and activation in; only the size is ours.
-    model = timm.create_model(name, **{"img_size": side, "embed_dim": 48, "depth": 3, "num_heads": 3, "mlp_ratio": 4.0, "num_classes": 5, **extra}).eval()
+    model = timm.create_model(
+        name, **{"img_size": side, "embed_dim": 48, "depth": 3, "num_heads": 3, "mlp_ratio": 4.0, "num_classes": 5, **extra}
+    ).eval()
     assert isinstance(model, VisionTransformer)
     randomise(model)
     return model
@@ -55,6 +57,8 @@ def test_class_token_logits(style: str) -> None:
     report = registry.get("vit_mean").load(ours, theirs.state_dict())
     assert report.exact
     assert report.layout.startswith("timm")
+    assert theirs.blocks[0].norm1.eps == STYLES[style].eps
+    assert theirs.patch_embed.patch_size == (STYLES[style].patch, STYLES[style].patch)
     image = torch.randn(2, 3, side, side)
     expected = theirs(image)
     assert expected.std() > 0.1
@@ -70,7 +74,7 @@ def test_class_token_logits(style: str) -> None:
 def test_full_recipes_have_the_same_weights(name: str) -> None:
     """Not just small ones: names and shapes of whole recipes, without their numbers."""
     with torch.device("meta"):
-        theirs = timm.create_model(name, num_classes=5)
+        theirs: Any = timm.create_model(name, num_classes=5)
         style = "dinov2" if "dinov2" in name else "deit" if "deit" in name else "in21k"
         side = theirs.patch_embed.img_size[0]
         ours = registry.get("vit_mean").build("S" if "small" in name else "Ti", Clip(frames=1, height=side, width=side, classes=5), style)
@@ -83,7 +87,7 @@ def test_full_recipes_have_the_same_weights(name: str) -> None:
 def test_positions_of_another_grid_are_resized_as_timm_does() -> None:
     """DINOv2 checkpoints come with the grid of 518 px; the model may have any."""
     large = small_timm("dinov2", 14 * 9)
-    small = timm.create_model("vit_base_patch14_dinov2", img_size=14 * 4, embed_dim=48, depth=3, num_heads=3, num_classes=5).eval()
+    small: Any = timm.create_model("vit_base_patch14_dinov2", img_size=14 * 4, embed_dim=48, depth=3, num_heads=3, num_classes=5).eval()
     resized = timm.models.vision_transformer.checkpoint_filter_fn(dict(large.state_dict()), small, antialias=True)
     small.load_state_dict(resized)
     ours = video_model("dinov2", 14 * 4)
@@ -118,5 +122,5 @@ def test_frames_are_averaged_as_features() -> None:
 
 
 def test_a_patch_that_does_not_divide_the_frame() -> None:
-    with pytest.raises(UsageError, match="multiples of the patch.*use 28x28"):
+    with pytest.raises(UsageError, match=r"multiples of the patch.*use 28x28"):
         video_model("dinov2", 30)

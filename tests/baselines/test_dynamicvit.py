@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ def test_decisions_only_ever_drop() -> None:
     model: Any = contract.build().train()
     _, decisions = model.with_decisions(contract.input(), 0.7)
     assert len(decisions) == 3
-    for earlier, later in zip(decisions, decisions[1:], strict=False):
+    for earlier, later in pairwise(decisions):
         assert ((later == 0) | (later == 1)).all()
         assert (later <= earlier).all()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -37,7 +39,7 @@ def test_counts() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"r": -1}, {"r": 2.5}, {"schedule": "rising"}])
-def test_wrong_run_values(wrong: dict[str, object]) -> None:
+def test_wrong_run_values(wrong: dict[str, Any]) -> None:
     contract = Contract(system=SYSTEM)
     with pytest.raises(UsageError):
         contract.build()(contract.input(1), **wrong)

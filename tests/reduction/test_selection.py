@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -72,7 +74,7 @@ def test_spread_frames(frames: int) -> None:
     for kept in range(1, frames + 1):
         index = selection.spread_frames(frames, kept).tolist()
         assert index == sorted(set(index))
-        gaps = [b - a for a, b in zip(index, index[1:], strict=False)]
+        gaps = [b - a for a, b in pairwise(index)]
         assert not gaps or max(gaps) - min(gaps) <= 1
 
 

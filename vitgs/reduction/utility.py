@@ -35,8 +35,8 @@ class Utility(nn.Module):
         batch = tokens.x_BND.shape[0]
         h_BTNE = torch.unflatten(F.gelu(self.down(tokens.x_BND)), 1, (frames, -1))
         motion_BTNE = h_BTNE - torch.cat([h_BTNE[:, :1], h_BTNE[:, :-1]], dim=1)
-        grid = h_BTNE.flatten(0, 1).transpose(1, 2).unflatten(2, (self.rows, self.columns))
-        local_BTNE = self.spatial(grid).flatten(2).transpose(1, 2).unflatten(0, (batch, frames))
+        grid = torch.unflatten(h_BTNE.flatten(0, 1).transpose(1, 2), 2, (self.rows, self.columns))
+        local_BTNE = torch.unflatten(self.spatial(grid).flatten(2).transpose(1, 2), 0, (batch, frames))
         token_BTN = self.token(F.gelu(torch.cat([h_BTNE + local_BTNE, motion_BTNE], dim=-1))).squeeze(-1)
         peak_B1T = token_BTN.amax(dim=2).unsqueeze(1)
         frame_BT1 = self.frame_out(F.gelu(self.frame(peak_B1T))).transpose(1, 2)

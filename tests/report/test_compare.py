@@ -1,0 +1,96 @@
+"""The statistics, on simulated data whose truth is known."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vitgs.record import Estimate
+from vitgs.report.bootstrap import Resampler
+from vitgs.report.compare import best_within, difference, equal_macs, holm, tied_with, two_sided
+from vitgs.report.points import Accuracy, Book, Cost, Point
+
+GROUP = np.arange(400) % 200
+
+
+def simulated(rng: np.random.Generator, ability: tuple[float, float], seeds: int) -> list[np.ndarray]:
+    """Two systems on the same clips: difficulty is shared by clip and by group, so their errors go together."""
+    difficulty = rng.normal(size=200)[GROUP] + 0.5 * rng.normal(size=400)
+    return [np.stack([a + 0.05 * rng.normal() + 0.4 * rng.normal(size=400) > difficulty for _ in range(seeds)]).astype(float) for a in ability]
+
+
+def test_pairing_narrows_the_interval_of_a_difference() -> None:
+    first, second = simulated(np.random.default_rng(0), (0.6, 0.4), 3)
+    shared, other = Resampler("a", GROUP, 1000), Resampler("b", GROUP, 1000)
+    paired = shared.top(first, (0, 1, 2)) - shared.top(second, (0, 1, 2))
+    apart = shared.top(first, (0, 1, 2)) - other.top(second, (0, 1, 2))
+    assert paired.std() < 0.75 * apart.std()
+    assert paired.mean() == pytest.approx(first.mean() - second.mean(), abs=0.01)
+
+
+def test_equal_systems_are_seldom_told_apart_and_unequal_ones_are() -> None:
+    rng = np.random.default_rng(1)
+    alarms, found = 0, 0
+    for trial in range(100):
+        shared = Resampler(str(trial), GROUP, 300)
+        for ability in ((0.5, 0.5), (1.1, 0.5)):
+            first, second = simulated(rng, ability, 5)
+            hit = two_sided(shared.top(first, range(5)) - shared.top(second, range(5))) < 0.05
+            alarms, found = (alarms + hit, found) if ability[0] == ability[1] else (alarms, found + hit)
+    assert alarms <= 12
+    assert found >= 95
+
+
+def test_groups_widen_the_interval() -> None:
+    right = (np.random.default_rng(2).normal(size=200)[GROUP] > 0).astype(float)[None]
+    grouped, single = Resampler("g", GROUP, 1000).top(right, (0,)), Resampler("s", np.arange(400), 1000).top(right, (0,))
+    assert grouped.std() == pytest.approx(single.std() * np.sqrt(2), rel=0.1)
+
+
+def test_seeds_part_has_the_sample_variance() -> None:
+    right = np.zeros((3, 400))
+    right[1], right[2] = 1, 1
+    draws = Resampler("v", np.arange(400), 4000).top(right, (0, 1, 2))
+    assert draws.var() == pytest.approx(np.var([0, 1, 1], ddof=1) / 3, rel=0.08)
+
+
+def test_two_sided_p_of_literal_draws() -> None:
+    assert two_sided(np.linspace(-1, 1, 1001)) == pytest.approx(2 * 502 / 1002)
+    assert two_sided(np.zeros(10)) == 1.0
+    assert two_sided(np.random.default_rng(3).normal(10, 1, 2000)) < 1e-9
+
+
+def test_holm_on_literal_values() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def at(point: Point, macs: float, val: float) -> Point:
+    return dataclasses.replace(point, cost=Cost(macs=macs), val=Accuracy(estimate=Estimate(value=val)))
+
+
+def test_equal_macs_takes_the_best_val_point_with_no_more(book: Book) -> None:
+    ours = [p for p in book.points if p.configuration.system == "graphsampler" and p.data == "moment"]
+    rival = next(p for p in book.points if p.configuration.system == "tome" and p.data == "moment")
+    points = [at(ours[0], 10, 0.5), at(ours[1], 20, 0.8), at(ours[2], 30, 0.7), at(ours[3], 41, 0.99)]
+    for macs, chosen in ((9, None), (10, points[0]), (40, points[1]), (41, points[3])):
+        assert best_within(points, macs) is chosen
+        (verdict,) = equal_macs([*points, at(rival, macs, 0.6)])
+        assert verdict.ours is chosen
+        assert (verdict.word == "no point that cheap") == (chosen is None)
+
+
+def test_other_clips_are_not_compared(book: Book) -> None:
+    first, second = (next(p for p in book.points if p.data == data) for data in ("moment", "order"))
+    assert difference(first, second).p is None
+    assert difference(first, second).estimate.reason == "not the same clips"
+
+
+def test_a_point_ties_with_its_equal_and_not_with_a_far_worse_one(book: Book) -> None:
+    leader = next(p for p in book.points if p.configuration.system == "graphsampler" and p.data == "moment")
+    worse = min((p for p in book.points if p.data == "moment"), key=lambda p: p.top1.estimate.value or 1.0)
+    assert tied_with(leader, [leader, worse]) == [leader]
+    assert tied_with(worse, [leader]) == [leader]

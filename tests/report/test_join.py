@@ -1,0 +1,97 @@
+"""Rows become points, and no row disappears."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from synthetic import BASE, records, write
+
+from vitgs.errors import NothingToWorkOn
+from vitgs.report.best import best
+from vitgs.report.points import Book, Point
+from vitgs.report.render import load_book
+
+
+def one(book: Book, system: str, data: str, **knobs: object) -> Point:
+    (found,) = (p for p in book.points if p.configuration.system == system and p.data == data and p.configuration.rule != "paper"
+                and knobs.items() <= {**dict(p.configuration.knobs), **dict(p.configuration.run)}.items())  # fmt: skip
+    return found
+
+
+def test_a_point_has_its_train_eval_and_measure_rows(book: Book) -> None:
+    p = one(book, "tome", "order", r=2)
+    assert p.top1.seeds == (0, 1)
+    assert p.split == "test"
+    assert p.val.estimate.value is not None
+    assert p.top1.estimate.low is not None and p.top1.estimate.high is not None and p.top1.estimate.value is not None
+    assert p.top1.estimate.low < p.top1.estimate.value < p.top1.estimate.high
+    assert p.cost.macs and p.cost.latency_ms.value and p.cost.conversion
+    assert p.training.core_seconds and len(p.training.curves) == 2
+    assert (p.chance, p.ceiling) == (0.1, 0.5)
+    assert p.cost.energy_j_per_clip.value is None and "counter" in p.cost.energy_j_per_clip.reason
+    assert (p.name.series, p.name.setting) == ("tome", "r 2")
+
+
+def test_the_anchor_is_vit_mean_at_full_compute(book: Book) -> None:
+    assert one(book, "vit_mean", "moment", frames=0).cost.flop_speedup == pytest.approx(1.0)
+    assert one(book, "vit_mean", "moment", frames=2).cost.flop_speedup == pytest.approx(8.0, rel=1e-3)
+
+
+def test_failed_skipped_and_oom_rows_stay(book: Book) -> None:
+    assert sorted((row.system, row.status) for row in book.lost) == [("joint", "failed"), ("timesformer", "failed"), ("tome", "skipped")]
+    assert next(row for row in book.lost if row.system == "timesformer").flags == ("oom",)
+
+
+def test_a_later_attempt_replaces_a_failed_one(tmp_path: Path) -> None:
+    rows = records(BASE[:2], ("moment",), 1)
+    again = next(row for row in rows if row.status == "measured" and row.job.kind == "measure")
+    failed = dataclasses.replace(again, status="failed", reason="killed", result={})
+    book = load_book([write(tmp_path, [failed, dataclasses.replace(again, attempt=2), *(row for row in rows if row is not again)])], current=None)
+    assert next(row for row in book.lost if row.reason == "killed").later == "replaced by attempt 2, measured"
+    assert all(p.cost.macs for p in book.points)
+
+
+def test_stale_rows_are_shown_and_marked(results: Path) -> None:
+    book = load_book([results], current=lambda system, kind: "new" if (system, kind) == ("tome", "measure") else None)
+    assert {p.configuration.system for p in book.points if "stale" in p.flags} == {"tome"}
+    assert [row.later for row in book.lost if row.status == "stale"] == ["still shown, marked stale"] * 4
+
+
+def test_one_seed_is_preliminary(tmp_path: Path, book: Book) -> None:
+    assert book.preliminary == ()
+    assert load_book([write(tmp_path, records(BASE[:2], ("moment",), 1))], current=None).preliminary == ("all systems have one seed",)
+
+
+def test_two_machines_are_not_mixed(tmp_path: Path) -> None:
+    rows = records(BASE[:2], ("moment",), 1)
+    write(tmp_path, rows, "one")
+    book = load_book([write(tmp_path, rows, "two")], current=None)
+    assert list(book.machines) == ["one", "two"]
+    assert len(book.of("one", "moment")) == len(book.of("two", "moment")) == 8
+
+
+@pytest.mark.parametrize("make", [lambda folder: None, lambda folder: (folder / "machine").mkdir(), lambda folder: write(folder, [])])
+def test_nothing_there_says_what_to_do(tmp_path: Path, make: object) -> None:
+    make(tmp_path)  # type: ignore[operator]
+    with pytest.raises(NothingToWorkOn, match="vitgs-bench sweep --suite budget") as error:
+        load_book([tmp_path])
+    assert error.value.exit_code == 3
+
+
+def test_best_holds_limits_and_names_ties(book: Book) -> None:
+    free, limited, impossible, energy = (best(book.points, max_gmacs=g, max_energy_j=j)[0] for g, j in ((None, None), (0.03, None), (1e-6, None), (None, 1.0)))
+    assert free.point and free.replay.startswith("vitgs-bench replay") and free.probability is not None
+    assert limited.point and limited.point.cost.macs and limited.point.cost.macs <= 0.03e9
+    assert limited.point.configuration.system == "graphsampler" and limited.excluded > 0
+    assert impossible.point is None and impossible.reason == "no configuration is within the limits"
+    assert energy.point is None and energy.unmeasured == 44
+
+
+def test_best_holds_a_time_limit_at_the_upper_end(book: Book) -> None:
+    p = one(book, "graphsampler", "moment", budget=0.125)
+    assert p.cost.latency_ms.value is not None and p.cost.latency_ms.high is not None
+    between = (p.cost.latency_ms.value + p.cost.latency_ms.high) / 2
+    assert best([p], max_latency_ms=between)[0].point is None
+    assert best([p], max_latency_ms=p.cost.latency_ms.high)[0].point is p

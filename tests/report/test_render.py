@@ -1,0 +1,124 @@
+"""The written report: complete, self-contained, and safe whatever a reason says."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from synthetic import records, write
+
+from vitgs.errors import UsageError
+from vitgs.report import tables
+from vitgs.report.placement import Box, place
+from vitgs.report.points import Book
+from vitgs.report.render import render
+
+
+@pytest.fixture(scope="module")
+def written(results: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    files = render([results], tmp_path_factory.mktemp("report"), current=None)
+    return {file.name: file for file in files}
+
+
+class Elements(HTMLParser):
+    """Start tags with their attributes, and tags that don't close as they should."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "br", "input", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def test_all_formats_are_written(written: dict[str, Path]) -> None:
+    axes = ("gmacs", "latency", "throughput", "memory")
+    assert set(written) == {"index.html", "results.csv", "results.md", "results.tex", *(f"pareto-{a}.{s}" for a in axes for s in ("png", "pdf"))}
+    assert all(file.stat().st_size > 500 for file in written.values())
+
+
+def test_page_needs_nothing_from_outside(written: dict[str, Path]) -> None:
+    text = written["index.html"].read_text(encoding="utf-8")
+    elements = Elements()
+    elements.feed(text)
+    assert elements.wrong == [] and elements.open == []
+    references = [value for _, attributes in elements.found for name, value in attributes.items() if name in ("src", "href", "action", "data", "poster") and value]
+    assert all(value.startswith("#") for value in references)
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest", text)
+    assert [u for u in re.findall(r"https?://[^\s\"'<]+", text) if u != "http://www.w3.org/2000/svg"] == []
+
+
+def test_page_shows_what_failed_and_escapes_it(written: dict[str, Path]) -> None:
+    text = written["index.html"].read_text(encoding="utf-8")
+    assert "out of memory: 9.1 GiB asked" in text and "torch.compile needs a C++ compiler" in text and "oom" in text
+    assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text
+
+
+def test_page_says_its_parts_in_order(written: dict[str, Path]) -> None:
+    text = written["index.html"].read_text(encoding="utf-8")
+    places = [text.index(f'<section id="{name}"') for name in ("answer", "fronts", "equal", "table", "training", "stages", "environment", "lost", "notes")]
+    assert places == sorted(places)
+    assert "giga multiply-adds" in text and "frame-average ceiling" in text and "data-copy=" in text and "no energy counter on this machine" in text
+
+
+def test_preliminary_is_said(tmp_path: Path) -> None:
+    (page,) = render([write(tmp_path, records(seeds=1))], tmp_path / "out", ("html",), current=None)
+    assert "<b>Preliminary.</b> All systems have one seed" in page.read_text(encoding="utf-8")
+
+
+def test_tables_hold_the_same_numbers(written: dict[str, Path], book: Book) -> None:
+    rows = list(csv.DictReader(written["results.csv"].open(encoding="utf-8")))
+    assert len(rows) == 44 + 3
+    assert rows[0]["system"] == "graphsampler" and float(rows[0]["top1_moment_low"]) < float(rows[0]["top1_moment"]) < float(rows[0]["top1_moment_high"])
+    assert rows[0]["energy_j_per_clip"] == ""
+    assert "failed: the loss was not finite" in rows[-3]["flags"]
+    shown = f"{100 * float(rows[0]['top1_moment']):.1f} ["
+    assert shown in written["results.md"].read_text(encoding="utf-8") and shown in written["results.tex"].read_text(encoding="utf-8")
+    assert written["results.md"].read_text(encoding="utf-8").count("\n") == 2 + 47
+
+
+def test_latex_is_balanced_and_escaped(written: dict[str, Path]) -> None:
+    text = written["results.tex"].read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.endswith("\\\\")]
+    assert len(lines) == 1 + 44 and len({line.replace("\\&", "").count("&") for line in lines}) == 1
+    assert "vit\\_mean" in text and not re.search(r"(?<!\\)[_#]", "\n".join(lines))
+
+
+def test_latex_escapes() -> None:
+    assert tables.latex("50 % of a_b & {c} $ # ~ ^ \\") == r"50 \% of a\_b \& \{c\} \$ \# \textasciitilde{} \textasciicircum{} \textbackslash{}"
+
+
+def test_labels_never_overlap() -> None:
+    frame = Box(left=0, bottom=0, right=200, top=100)
+    found = [box for box in place([(100.0, 50.0)] * 30, [(40.0, 10.0)] * 30, [], frame, 5) if box]
+    assert 4 <= len(found) < 30
+    assert not any(a.overlaps(b) for i, a in enumerate(found) for b in found[:i])
+    assert all(box.inside(frame) for box in found)
+
+
+def test_an_unknown_format_is_refused(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="known|one of html"):
+        render([results], tmp_path, ("docx",))
+
+
+def test_same_results_same_bytes(results: Path, tmp_path: Path) -> None:
+    first, second = (render([results], tmp_path / name, ("html", "csv", "latex", "pdf"), current=None) for name in "ab")
+    assert [a.name for a, b in zip(first, second, strict=True) if a.read_bytes() != b.read_bytes()] == []
+
+
+def test_rendering_does_not_import_torch() -> None:
+    code = "import sys, vitgs.report.render, vitgs.report.best; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
