@@ -156,8 +156,8 @@ TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         Task(name="appearance"),
-        Task(name="direction"),
-        Task(name="moment", grid_px=8),
+        Task(name="direction", fragments=2, scrambled=2),
+        Task(name="moment", grid_px=8, flash_frames=3),
         Task(name="order", grid_px=8, identities=4),
         Task(name="link", grid_px=8, scale=1, fragments=0),
     )
