@@ -77,6 +77,15 @@ def resize_grid(table_ND: Tensor, rows: int, columns: int) -> Tensor:
     return out.permute(0, 2, 3, 1).reshape(rows * columns, -1).to(table_ND.dtype)
 
 
+def shrunk(clip_BTCHW: Tensor, height: int) -> Tensor:
+    """The clip at a lower resolution, bilinear and antialiased, its proportions kept; itself when it has that height already."""
+    frames, rows, columns = clip_BTCHW.shape[1], clip_BTCHW.shape[3], clip_BTCHW.shape[4]
+    if rows == height:
+        return clip_BTCHW
+    size = (height, round(columns * height / rows))
+    return F.interpolate(clip_BTCHW.flatten(0, 1), size=size, mode="bilinear", antialias=True, align_corners=False).unflatten(0, (-1, frames))
+
+
 class TimeEmbed(nn.Module):
     """A learned vector per frame index, added to every token of that frame, so that attention across frames can tell them apart."""
 
