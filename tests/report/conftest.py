@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from synthetic import records, write
 
+from tests.report.synthetic import records, write
 from vitgs.report.points import Book
 from vitgs.report.render import load_book
 

@@ -7,12 +7,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from vitgs.record import Clip, Estimate, Job, Record, digest, pack_bits, record_line, to_json
+from vitgs.record import Clip, Estimate, Job, Record, Status, digest, pack_bits, record_line, to_json
+from vitgs.record import Kind as JobKind
 
+Rule = Literal["elastic", "paper", "none"]
 CLIPS, GROUPS = 500, 250
 LEVELS = (0.125, 0.25, 0.5, 1.0)
 FULL_MACS = 1.62e8
@@ -21,7 +23,7 @@ STAGES = ("select", "backbone", "merge", "graph", "memory", "head")
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A made-up system: its top knob and values, how accurate it is with all compute, how much it loses with each halving, how well MACs become time."""
+    """A made-up system: its top knob and values, how accurate it is with all compute, its loss with each halving, how well MACs become time."""
 
     name: str
     group: str
@@ -42,10 +44,32 @@ BASE = (
     Kind(name="random_drop", group="token reduction", knob="budget", values=LEVELS, run=True, ability=0.85, loss=0.6, conversion=0.95),
     Kind(name="tome", group="token reduction", knob="r", values=(8, 4, 2, 0), run=True, ability=0.9, loss=0.35, conversion=0.6),
     Kind(name="st_adapter", group="image-to-video adaptation", knob="width", values=(4, 8, 16, 32), run=False, ability=1.2, loss=0.3, conversion=0.7),
-)  # fmt: skip
+)
 _GROUPS = ("full space-time", "frame selection", "token reduction", "image-to-video adaptation", "cheap attention")
-MORE = ("vivit", "video_swin", "videomae", "mtv", "tubevit", "adaframe", "dynamicvit", "tokenlearner", "vtm", "evit", "rlt", "linear_probe", "efficient_prompt",
-        "vpt", "adaptformer", "pro_tuning", "aim", "dualpath", "linformer", "performer", "nystrom", "own_model")  # fmt: skip
+MORE = (
+    "vivit",
+    "video_swin",
+    "videomae",
+    "mtv",
+    "tubevit",
+    "adaframe",
+    "dynamicvit",
+    "tokenlearner",
+    "vtm",
+    "evit",
+    "rlt",
+    "linear_probe",
+    "efficient_prompt",
+    "vpt",
+    "adaptformer",
+    "pro_tuning",
+    "aim",
+    "dualpath",
+    "linformer",
+    "performer",
+    "nystrom",
+    "own_model",
+)
 
 
 def many() -> tuple[Kind, ...]:
@@ -53,11 +77,17 @@ def many() -> tuple[Kind, ...]:
     rng = np.random.default_rng(7)
     extra = tuple(
         Kind(
-            name=name, group=_GROUPS[i % 5], knob="budget", values=LEVELS, run=True,
-            ability=float(rng.uniform(0.3, 1.5)), loss=float(rng.uniform(0.2, 0.7)), conversion=float(rng.uniform(0.5, 1.0)),
+            name=name,
+            group=_GROUPS[i % 5],
+            knob="budget",
+            values=LEVELS,
+            run=True,
+            ability=float(rng.uniform(0.3, 1.5)),
+            loss=float(rng.uniform(0.2, 0.7)),
+            conversion=float(rng.uniform(0.5, 1.0)),
         )
         for i, name in enumerate(MORE)
-    )  # fmt: skip
+    )
     return BASE + extra
 
 
@@ -84,7 +114,7 @@ def write(folder: Path, rows: list[Record], machine: str = "epyc-2core-1f0c") ->
 
 
 def _of(kind: Kind, data: tuple[str, ...], seeds: int) -> Iterator[Record]:
-    rules = ("elastic", "paper") if kind.run and kind.name != "graphsampler" else ("elastic" if kind.run else "none",)
+    rules: tuple[Rule, ...] = ("elastic", "paper") if kind.run and kind.name != "graphsampler" else ("elastic" if kind.run else "none",)
     for level, value in zip(LEVELS, kind.values, strict=True):
         knobs = {"readout": "class"} | ({} if kind.run else {kind.knob: value})
         run = {kind.knob: value} if kind.run else {}
@@ -97,24 +127,51 @@ def _of(kind: Kind, data: tuple[str, ...], seeds: int) -> Iterator[Record]:
                     if not kind.run or level == 1.0:
                         yield _row(train, _trained(kind, level, ability, seed))
                     for split in ("val", "test"):
-                        options = {"train_job": train.id, "split": split, "data_info": {"chance": 0.1, "frame_average_ceiling": 0.5 if which else None}}
+                        options = {
+                            "train_job": train.id,
+                            "split": split,
+                            "data_info": {"chance": 0.1, "frame_average_ceiling": 0.5 if which else None},
+                        }
                         job = _job("eval", kind.name, knobs, run, rule, seed, name, options, kind.group)
                         yield _row(job, _evaluated(f"{name} {split}", kind.name, ability, seed, split))
 
 
-def _job(kind: str, system: str, knobs: dict[str, Any], run: dict[str, Any], rule: str, seed: int, data: str, options: dict[str, Any], group: str = "") -> Job:
+def _job(
+    kind: JobKind, system: str, knobs: dict[str, Any], run: dict[str, Any], rule: Rule, seed: int, data: str, options: dict[str, Any], group: str = ""
+) -> Job:
     return Job(
-        kind=kind, suite="budget", profile="embedded", system=system, size="mini", style="in21k", clip=Clip(frames=16, height=32, width=32, classes=10),  # type: ignore[arg-type]
-        knobs=knobs, run=run, rule=rule, seed=seed, start="shared", data=data, options=options | ({"group": group} if group else {}),  # type: ignore[arg-type]
-    )  # fmt: skip
+        kind=kind,
+        suite="budget",
+        profile="embedded",
+        system=system,
+        size="mini",
+        style="in21k",
+        clip=Clip(frames=16, height=32, width=32, classes=10),
+        knobs=knobs,
+        run=run,
+        rule=rule,
+        seed=seed,
+        start="shared",
+        data=data,
+        options=options | ({"group": group} if group else {}),
+    )
 
 
-def _row(job: Job, result: dict[str, Any], *, status: str = "measured", reason: str = "", flags: tuple[str, ...] = ()) -> Record:
+def _row(job: Job, result: dict[str, Any], *, status: Status = "measured", reason: str = "", flags: tuple[str, ...] = ()) -> Record:
     environment = {"torch": "2.15.0", "python": "3.13.1", "commit": "0123abc", "dirty": False, "threads": 1}
     return Record(
-        job=job, attempt=1, status=status, reason=reason, flags=flags, code_version="c0de", result=to_json(result), environment=environment,  # type: ignore[arg-type]
-        replay=f"vitgs-bench replay {job.id}", started_utc="2026-01-02T03:04:05Z", seconds=12.0,
-    )  # fmt: skip
+        job=job,
+        attempt=1,
+        status=status,
+        reason=reason,
+        flags=flags,
+        code_version="c0de",
+        result=to_json(result),
+        environment=environment,
+        replay=f"vitgs-bench replay {job.id}",
+        started_utc="2026-01-02T03:04:05Z",
+        seconds=12.0,
+    )
 
 
 def _evaluated(clips: str, system: str, ability: float, seed: int, split: str) -> dict[str, Any]:
@@ -124,9 +181,16 @@ def _evaluated(clips: str, system: str, ability: float, seed: int, split: str) -
     score = ability + own.normal(scale=0.06) + own.normal(scale=0.5, size=CLIPS) - difficulty
     first, five = score > 0, score > -1.2
     return {
-        "split": split, "clips": CLIPS, "top1": Estimate(value=float(first.mean())), "top5": Estimate(value=float(five.mean())),
-        "correct1": [pack_bits(first.tolist())], "correct5": [pack_bits(five.tolist())], "labels_digest": digest(clips), "groups": digest("groups"), "seconds": 1.0,
-    }  # fmt: skip
+        "split": split,
+        "clips": CLIPS,
+        "top1": Estimate(value=float(first.mean())),
+        "top5": Estimate(value=float(five.mean())),
+        "correct1": [pack_bits(first.tolist())],
+        "correct5": [pack_bits(five.tolist())],
+        "labels_digest": digest(clips),
+        "groups": digest("groups"),
+        "seconds": 1.0,
+    }
 
 
 def _measured(kind: Kind, level: float) -> dict[str, Any]:
@@ -134,24 +198,54 @@ def _measured(kind: Kind, level: float) -> dict[str, Any]:
     share = level * (1.0 + (0.12 if kind.name == "graphsampler" else 0.0)) * float(own.uniform(0.9, 1.15)) if kind.name != "vit_mean" else level
     macs = FULL_MACS * share
     rate = 400 / share**kind.conversion
-    spread = own.uniform(0.01, 0.05)
-    around = lambda v: Estimate(value=v, low=v * (1 - spread), high=v * (1 + spread), method="median")  # noqa: E731
+    spread = float(own.uniform(0.01, 0.05))
+
+    def around(value: float) -> Estimate:
+        return Estimate(value=value, low=value * (1 - spread), high=value * (1 + spread), method="median")
+
     stages = own.dirichlet([1, 12, 0.6, 0.8, 0.5, 0.3] if kind.name == "graphsampler" else [0.5, 14, 0.8, 0.01, 0.01, 0.3])
     return {
-        "params": 210_000 + 40_000 * (kind.name == "graphsampler"), "params_trainable": 210_000, "macs": int(macs), "flops": int(2 * macs),
-        "macs_by_part": {"backbone": int(macs)}, "counters": {"torch": int(macs)}, "latency_ms": around(1000 / rate * 1.4), "clips_per_s": around(rate),
-        "latency_ratio": around(400 / rate), "throughput_ratio": around(rate / 400), "stage_share": dict(zip(STAGES, map(float, stages), strict=True)),
-        "peak_live_bytes": int(3.1e6 * share + 4e5), "weights_bytes": 840_000, "energy_j_per_clip": Estimate.missing("no energy counter on this machine"),
-        "batch": 8, "threads": 1, "dtype": "float32", "device": "cpu", "content": "digits",
-    }  # fmt: skip
+        "params": 210_000 + 40_000 * (kind.name == "graphsampler"),
+        "params_trainable": 210_000,
+        "macs": int(macs),
+        "flops": int(2 * macs),
+        "macs_by_part": {"backbone": int(macs)},
+        "counters": {"torch": int(macs)},
+        "latency_ms": around(1000 / rate * 1.4),
+        "clips_per_s": around(rate),
+        "latency_ratio": around(400 / rate),
+        "throughput_ratio": around(rate / 400),
+        "stage_share": dict(zip(STAGES, map(float, stages), strict=True)),
+        "peak_live_bytes": int(3.1e6 * share + 4e5),
+        "weights_bytes": 840_000,
+        "energy_j_per_clip": Estimate.missing("no energy counter on this machine"),
+        "batch": 8,
+        "threads": 1,
+        "dtype": "float32",
+        "device": "cpu",
+        "content": "digits",
+    }
 
 
 def _trained(kind: Kind, level: float, ability: float, seed: int) -> dict[str, Any]:
     end = 1 / (1 + math.exp(-1.3 * ability))
     seconds = 60 * level**0.8 * (0.6 if kind.run else 1)
-    curve = [{"step": 100 * i, "core_seconds": seconds * i / 4, "loss": 2.0 - i / 4, "val_top1": end * (1 - math.exp(-0.9 * i)) + 0.01 * seed} for i in range(1, 5)]
+    curve = [
+        {"step": 100 * i, "core_seconds": seconds * i / 4, "loss": 2.0 - i / 4, "val_top1": end * (1 - math.exp(-0.9 * i)) + 0.01 * seed}
+        for i in range(1, 5)
+    ]
     return {
-        "checkpoint": {"file": "x.safetensors", "digest": "0"}, "curve": curve, "params": 210_000, "params_trainable": 210_000 if kind.name != "st_adapter" else 22_000,
-        "steps": 400, "clips_seen": 12_800, "train_clips_per_s": 12_800 / seconds, "core_seconds": seconds, "device_seconds": 0.0,
-        "peak_resident_growth_bytes": 3e8, "energy_j": None, "energy_reason": "no energy counter on this machine", "lr": 1e-3,
-    }  # fmt: skip
+        "checkpoint": {"file": "x.safetensors", "digest": "0"},
+        "curve": curve,
+        "params": 210_000,
+        "params_trainable": 210_000 if kind.name != "st_adapter" else 22_000,
+        "steps": 400,
+        "clips_seen": 12_800,
+        "train_clips_per_s": 12_800 / seconds,
+        "core_seconds": seconds,
+        "device_seconds": 0.0,
+        "peak_resident_growth_bytes": 3e8,
+        "energy_j": None,
+        "energy_reason": "no energy counter on this machine",
+        "lr": 1e-3,
+    }

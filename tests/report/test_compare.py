@@ -12,7 +12,8 @@ from vitgs.report.bootstrap import Resampler
 from vitgs.report.compare import best_within, difference, equal_macs, holm, tied_with, two_sided
 from vitgs.report.points import Accuracy, Book, Cost, Point
 
-GROUP = np.arange(400) % 200
+GROUP_OF_CLIP = [clip % 200 for clip in range(400)]
+GROUP = np.array(GROUP_OF_CLIP)
 
 
 def simulated(rng: np.random.Generator, ability: tuple[float, float], seeds: int) -> list[np.ndarray]:
@@ -23,7 +24,7 @@ def simulated(rng: np.random.Generator, ability: tuple[float, float], seeds: int
 
 def test_pairing_narrows_the_interval_of_a_difference() -> None:
     first, second = simulated(np.random.default_rng(0), (0.6, 0.4), 3)
-    shared, other = Resampler("a", GROUP, 1000), Resampler("b", GROUP, 1000)
+    shared, other = Resampler("a", GROUP_OF_CLIP, 1000), Resampler("b", GROUP_OF_CLIP, 1000)
     paired = shared.top(first, (0, 1, 2)) - shared.top(second, (0, 1, 2))
     apart = shared.top(first, (0, 1, 2)) - other.top(second, (0, 1, 2))
     assert paired.std() < 0.75 * apart.std()
@@ -34,7 +35,7 @@ def test_equal_systems_are_seldom_told_apart_and_unequal_ones_are() -> None:
     rng = np.random.default_rng(1)
     alarms, found = 0, 0
     for trial in range(100):
-        shared = Resampler(str(trial), GROUP, 300)
+        shared = Resampler(str(trial), GROUP_OF_CLIP, 300)
         for ability in ((0.5, 0.5), (1.1, 0.5)):
             first, second = simulated(rng, ability, 5)
             hit = two_sided(shared.top(first, range(5)) - shared.top(second, range(5))) < 0.05
@@ -45,19 +46,19 @@ def test_equal_systems_are_seldom_told_apart_and_unequal_ones_are() -> None:
 
 def test_groups_widen_the_interval() -> None:
     right = (np.random.default_rng(2).normal(size=200)[GROUP] > 0).astype(float)[None]
-    grouped, single = Resampler("g", GROUP, 1000).top(right, (0,)), Resampler("s", np.arange(400), 1000).top(right, (0,))
+    grouped, single = Resampler("g", GROUP_OF_CLIP, 1000).top(right, (0,)), Resampler("s", range(400), 1000).top(right, (0,))
     assert grouped.std() == pytest.approx(single.std() * np.sqrt(2), rel=0.1)
 
 
 def test_seeds_part_has_the_sample_variance() -> None:
     right = np.zeros((3, 400))
     right[1], right[2] = 1, 1
-    draws = Resampler("v", np.arange(400), 4000).top(right, (0, 1, 2))
+    draws = Resampler("v", range(400), 4000).top(right, (0, 1, 2))
     assert draws.var() == pytest.approx(np.var([0, 1, 1], ddof=1) / 3, rel=0.08)
 
 
 def test_two_sided_p_of_literal_draws() -> None:
-    assert two_sided(np.linspace(-1, 1, 1001)) == pytest.approx(2 * 502 / 1002)
+    assert two_sided(np.linspace(-1, 1, 1001)) == 1.0
     assert two_sided(np.zeros(10)) == 1.0
     assert two_sided(np.random.default_rng(3).normal(10, 1, 2000)) < 1e-9
 

@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from synthetic import BASE, records, write
 
+from tests.report.synthetic import BASE, records, write
 from vitgs.errors import NothingToWorkOn
 from vitgs.report.best import best
 from vitgs.report.points import Book, Point
@@ -15,8 +15,14 @@ from vitgs.report.render import load_book
 
 
 def one(book: Book, system: str, data: str, **knobs: object) -> Point:
-    (found,) = (p for p in book.points if p.configuration.system == system and p.data == data and p.configuration.rule != "paper"
-                and knobs.items() <= {**dict(p.configuration.knobs), **dict(p.configuration.run)}.items())  # fmt: skip
+    (found,) = (
+        p
+        for p in book.points
+        if p.configuration.system == system
+        and p.data == data
+        and p.configuration.rule != "paper"
+        and knobs.items() <= {**dict(p.configuration.knobs), **dict(p.configuration.run)}.items()
+    )
     return found
 
 
@@ -25,12 +31,18 @@ def test_a_point_has_its_train_eval_and_measure_rows(book: Book) -> None:
     assert p.top1.seeds == (0, 1)
     assert p.split == "test"
     assert p.val.estimate.value is not None
-    assert p.top1.estimate.low is not None and p.top1.estimate.high is not None and p.top1.estimate.value is not None
+    assert p.top1.estimate.low is not None
+    assert p.top1.estimate.high is not None
+    assert p.top1.estimate.value is not None
     assert p.top1.estimate.low < p.top1.estimate.value < p.top1.estimate.high
-    assert p.cost.macs and p.cost.latency_ms.value and p.cost.conversion
-    assert p.training.core_seconds and len(p.training.curves) == 2
+    assert p.cost.macs
+    assert p.cost.latency_ms.value
+    assert p.cost.conversion
+    assert p.training.core_seconds
+    assert len(p.training.curves) == 2
     assert (p.chance, p.ceiling) == (0.1, 0.5)
-    assert p.cost.energy_j_per_clip.value is None and "counter" in p.cost.energy_j_per_clip.reason
+    assert p.cost.energy_j_per_clip.value is None
+    assert "counter" in p.cost.energy_j_per_clip.reason
     assert (p.name.series, p.name.setting) == ("tome", "r 2")
 
 
@@ -81,17 +93,39 @@ def test_nothing_there_says_what_to_do(tmp_path: Path, make: object) -> None:
 
 
 def test_best_holds_limits_and_names_ties(book: Book) -> None:
-    free, limited, impossible, energy = (best(book.points, max_gmacs=g, max_energy_j=j)[0] for g, j in ((None, None), (0.03, None), (1e-6, None), (None, 1.0)))
-    assert free.point and free.replay.startswith("vitgs-bench replay") and free.probability is not None
-    assert limited.point and limited.point.cost.macs and limited.point.cost.macs <= 0.03e9
-    assert limited.point.configuration.system == "graphsampler" and limited.excluded > 0
-    assert impossible.point is None and impossible.reason == "no configuration is within the limits"
-    assert energy.point is None and energy.unmeasured == 44
+    free, limited, impossible, energy = (
+        best(book.points, max_gmacs=g, max_energy_j=j)[0] for g, j in ((None, None), (0.03, None), (1e-6, None), (None, 1.0))
+    )
+    assert free.point
+    assert free.replay.startswith("vitgs-bench replay")
+    assert free.probability is not None
+    assert limited.point
+    assert limited.point.cost.macs
+    assert limited.point.cost.macs <= 0.03e9
+    assert limited.point.configuration.system == "graphsampler"
+    assert limited.excluded > 0
+    assert impossible.point is None
+    assert impossible.reason == "no configuration is within the limits"
+    assert energy.point is None
+    assert energy.unmeasured == 44
 
 
 def test_best_holds_a_time_limit_at_the_upper_end(book: Book) -> None:
     p = one(book, "graphsampler", "moment", budget=0.125)
-    assert p.cost.latency_ms.value is not None and p.cost.latency_ms.high is not None
+    assert p.cost.latency_ms.value is not None
+    assert p.cost.latency_ms.high is not None
     between = (p.cost.latency_ms.value + p.cost.latency_ms.high) / 2
     assert best([p], max_latency_ms=between)[0].point is None
     assert best([p], max_latency_ms=p.cost.latency_ms.high)[0].point is p
+
+
+def test_rows_at_equal_core_seconds_are_apart(tmp_path: Path) -> None:
+    rows = records(BASE[:2], ("moment",), 1)
+    shorter = [
+        dataclasses.replace(r, job=dataclasses.replace(r.job, options={**r.job.options, "equal": "core_seconds"}))
+        for r in rows
+        if r.job.kind == "eval"
+    ]
+    book = load_book([write(tmp_path, [*rows, *shorter])], current=None)
+    assert {p.top1.seeds for p in book.points} == {(0,)}
+    assert all(p.equal_seconds.estimate.value == p.top1.estimate.value for p in book.points)

@@ -42,5 +42,7 @@ def test_probability_agrees_with_the_front(book: Book) -> None:
 def test_draws_and_loops_agree(book: Book) -> None:
     of = front(better_rule(book.of(book.points[0].configuration.machine, "moment")), AXES[0])
     costs = np.array([AXES[0].of(p).value for p in of.points])
-    counted = np.mean([nondominated(np.stack([costs, [p.top1.draws[r] for p in of.points if p.top1.draws is not None]], axis=1)) for r in range(500)], axis=0)
+    counted = np.mean(
+        [nondominated(np.stack([costs, [p.top1.draws[r] for p in of.points if p.top1.draws is not None]], axis=1)) for r in range(500)], axis=0
+    )
     assert counted.tolist() == pytest.approx(list(of.probability))

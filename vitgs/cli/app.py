@@ -68,15 +68,23 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _refuse("interrupted; a sweep goes on with the same command", INTERRUPTED)
     except BrokenPipeError:
-        # The reader (`head`, say) has left: nothing more to say, and Python must not try to flush what is left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _reader_left()
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # typer caught it first, and made it a failure
+            return _reader_left()
+        raise
     except OSError as error:
         if error.errno not in _ENVIRONMENT:
             raise
         place = error.filename or "the disk"
         remedy = "make room or give permission, then run the same command again"
         return _refuse(str(BrokenOff("the disk must take what is written", given=f"{place} is {_ENVIRONMENT[error.errno]}", remedy=remedy)), 5)
+
+
+def _reader_left() -> int:
+    """The reader (`head`, say) has left: nothing more to say, and Python must not try to flush what is left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return 0
 
 
 def _refuse(message: str, code: int) -> int:

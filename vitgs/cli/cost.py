@@ -28,6 +28,7 @@ def cost(
     as_json: options.AsJson = False,
 ) -> None:
     """Count parameters, MACs and FLOPs (2 per MAC) of one view."""
+    options.positive("--classes", classes)
     import torch
 
     from vitgs.cli.subject import build

@@ -86,7 +86,7 @@ def _full_models() -> list[Row]:
 
 def _titled(folder: Path) -> list[Row]:
     rows = []
-    for path in sorted(folder.glob("*.toml")):
+    for path in sorted(folder.glob("*.toml"), key=lambda file: file.stem):
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         rows.append({"name": path.stem, "title": str(table.get("title", ""))})
     return rows

@@ -42,6 +42,7 @@ def measure(
     as_json: options.AsJson = False,
 ) -> None:
     """Measure cost, latency, clips/s, memory and energy of one model."""
+    options.positive("--classes", classes)
     options.positive("--batch", batch)
     options.positive("--seconds", seconds)
     options.positive("--target", target)
@@ -49,7 +50,7 @@ def measure(
 
     from vitgs.cli.subject import build
     from vitgs.executor.machine_lock import machine_lock
-    from vitgs.measure import harness, setting
+    from vitgs.measure import energy, harness, setting
 
     setting.device_of(device)
     setting.dtype_of(dtype)
@@ -58,10 +59,10 @@ def measure(
     subject = build(model, size=size, style=style, clip=clip, given=options.settings(given), weights=weights)
     anchor = build("vit_mean", size=size, style=style, clip=clip, given={}).model if anchored else None
     source = _content(content, clip)
-    with machine_lock(exclusive=True):
+    with machine_lock(alone=True):
         found = harness.measure(
             subject.model, clip=clip, run=subject.run, anchor=anchor, batch=batch, device=device, dtype=dtype,
-            seconds=seconds, target=target, content=source, threads=threads,
+            seconds=seconds, target=target, content=source, threads=threads, energy_window_s=energy.WINDOW_S,
         )  # fmt: skip
     about = {"model": model, "size": size, "style": style, "clip": clip, "knobs": subject.knobs, "run": subject.run, "content": content}
     if as_json:
@@ -127,9 +128,9 @@ def _lines(found: Measurement) -> list[tuple[str, str]]:
         ("latency in ms, batch 1", _text(found.latency_ms)),
         (f"clips/s, batch {found.batch}", _text(found.throughput_clips_per_s)),
         ("latency over vit_mean's", _text(found.latency_to_anchor)),
-        ("clips/s over vit_mean's", _text(found.throughput_to_anchor)),
+        ("speed-up over vit_mean in clips/s", _text(found.throughput_to_anchor)),
         ("peak live activations", quantity(memory.peak_live_bytes, "bytes")),
-        ("energy a clip in J", _text(found.energy.j_per_clip)),
+        ("energy a clip in J, gross", _text(found.energy.gross_j_per_clip)),
         ("valid", f"with doubt: {flags}" if flags else "yes"),
     ]
 

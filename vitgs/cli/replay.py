@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -27,11 +29,11 @@ def replay(
     as_json: options.AsJson = False,
 ) -> None:
     """Run a row's job again and say whether it was reproduced within its interval (exit code 0 or 1)."""
-    before, folder = _find(row, results or [folders.results()])
+    before = _find(row, results or [folders.results()])
     if before.status != "measured":
         reason = f"row {before.id} is {before.status}: {before.reason}"
         raise UsageError("a row to reproduce must hold a result", given=reason, remedy="sweep again with --retry-failed")
-    now = _again(before.job, folder)
+    now = _again(before.job)
     if now.status != "measured":
         raise AnswerIsNo(
             "a replay must end with a result", given=f"{now.status}: {now.reason}", remedy="run the sweep that made the row, then replay"
@@ -50,31 +52,52 @@ def replay(
         raise typer.Exit(AnswerIsNo.exit_code)
 
 
-def _find(prefix: str, places: list[Path]) -> tuple[Record, Path]:
-    """The row of that id, and the machine's folder that it lies in."""
+def _find(prefix: str, places: list[Path]) -> Record:
+    """The row of that id, from all machines' folders."""
     if len(prefix) < SHORTEST_PREFIX:
-        raise UsageError(f"a row's id has at least {SHORTEST_PREFIX} characters", given=repr(prefix), remedy=WHERE_IDS_ARE)
+        raise UsageError(f"a row's id has at least {SHORTEST_PREFIX} characters", given=prefix, remedy=WHERE_IDS_ARE)
     from vitgs.report.sources import machine_folders
     from vitgs.store.records import read
 
-    rows = [(record, folder) for folder in machine_folders(places) for file in sorted(folder.glob("*.jsonl")) for record in read(file)]
+    rows = [record for folder in machine_folders(places) for file in sorted(folder.glob("*.jsonl")) for record in read(file)]
     if not rows:
         given = ", ".join(map(folders.portable, places))
         raise NothingToWorkOn("a replay needs results", given=f"none in {given}", remedy="make some with `vitgs-bench sweep --suite budget`")
-    found = {record.id: (record, folder) for record, folder in rows if record.id.startswith(prefix)}
+    found = {record.id: record for record in rows if record.id.startswith(prefix)}
     if len(found) != 1:
         given = f"{prefix!r}, the beginning of {len(found)} of {len(rows)} ids"
         raise UsageError("a row must be named by its id", given=given, remedy="give more characters" if found else WHERE_IDS_ARE)
     return next(iter(found.values()))
 
 
-def _again(job: Job, folder: Path) -> Record:
+def _again(job: Job) -> Record:
     """The job in a process of its own, alone on the machine when it measures."""
-    from vitgs.executor.machine_lock import machine_lock
+    from vitgs.executor.local import LocalExecutor
     from vitgs.run import execute
 
-    with machine_lock(exclusive=job.kind == "measure"), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with _cache_for(job), LocalExecutor(1, alone=job.kind == "measure", waiting=_say_waiting) as executor:
+        return executor.submit(execute, job).result()
+
+
+@contextlib.contextmanager
+def _cache_for(job: Job) -> Iterator[None]:
+    """A second training must not overwrite the first one's weights, which eval rows rest on: it gets a cache of its own, with the same starts."""
+    if job.kind != "train":
+        yield
+        return
+    starts, before = folders.cache() / "starts", os.environ.get("VITGS_CACHE")
+    with tempfile.TemporaryDirectory(prefix="vitgs-replay-") as folder:
+        if starts.is_dir():
+            shutil.copytree(starts, Path(folder) / "starts")
+        os.environ["VITGS_CACHE"] = folder
         try:
-            return pool.submit(execute, job, results_folder=folder).result()
-        except BrokenProcessPool as error:
-            raise AnswerIsNo("a replay must end with a result", given="its process died", remedy="look for what killed it (memory?)") from error
+            yield
+        finally:
+            if before is None:
+                del os.environ["VITGS_CACHE"]
+            else:
+                os.environ["VITGS_CACHE"] = before
+
+
+def _say_waiting() -> None:
+    typer.echo("waiting: another vitgs-bench has the machine", err=True)

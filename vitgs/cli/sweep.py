@@ -30,10 +30,11 @@ def sweep(
     """Run or resume a suite: train, evaluate and measure every system over its budgets."""
     options.positive("--seeds", seeds)
     options.positive("--workers", workers)
-    from vitgs.suite import load_suite
+    from vitgs.measure.setting import device_of
     from vitgs.sweep import run_sweep
 
-    profile = profile or load_suite(suite).profile
+    device_of(device)
+
     summary = run_sweep(
         suite,
         profile=profile,

@@ -1,0 +1,1 @@
+"""Where jobs run, behind the interface of `concurrent.futures.Executor`."""

@@ -42,7 +42,10 @@ class Accuracies:
             return Accuracy(estimate=Estimate(value=mean), seeds=seeds, clips=clips)
         correct_SC = _correct(rows, "correct" + field[-1], clips)
         if correct_SC is None:
-            low, high = (min((e.low for e in single if e.low is not None), default=None), max((e.high for e in single if e.high is not None), default=None))
+            low, high = (
+                min((e.low for e in single if e.low is not None), default=None),
+                max((e.high for e in single if e.high is not None), default=None),
+            )
             return Accuracy(estimate=Estimate(value=mean, low=low, high=high, method="widest interval of the seeds"), seeds=seeds, clips=clips)
         draws = self._resampler(rows[0], clips).top(correct_SC, seeds)
         return Accuracy(estimate=percentile_interval(mean, draws, METHOD if len(seeds) > 1 else ONE_SEED), draws=draws, seeds=seeds, clips=clips)

@@ -38,14 +38,13 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One data set on one machine: the levels, the verdicts at equal compute, and a sentence."""
+    """One data set on one machine: the levels, and the verdicts at equal compute."""
 
     machine: str
     data: str
     anchored: bool
     levels: tuple[Level, ...]
     verdicts: tuple[Verdict, ...]
-    sentence: str
 
 
 def answers(book: Book) -> list[Answer]:
@@ -64,7 +63,13 @@ def _answer(machine: str, data: str, points: Sequence[Point]) -> Answer:
     full = anchor if anchor is not None else max(p.cost.macs or 0.0 for p in points)
     levels = tuple(_level(points, share * full, text) for share, text in SHARES)
     verdicts = tuple(equal_macs(points))
-    return Answer(machine=machine, data=data, anchored=anchor is not None, levels=levels, verdicts=verdicts, sentence=_sentence(data, levels, anchor is not None))
+    return Answer(
+        machine=machine,
+        data=data,
+        anchored=anchor is not None,
+        levels=levels,
+        verdicts=verdicts,
+    )
 
 
 def _level(points: Sequence[Point], macs: float, share: str) -> Level:
@@ -73,21 +78,24 @@ def _level(points: Sequence[Point], macs: float, share: str) -> Level:
     return Level(share=share, macs=macs, leader=leaders[0] if leaders else None, ties=tuple(tied_with(leaders[0], leaders[1:])) if leaders else ())
 
 
-def _sentence(data: str, levels: Sequence[Level], anchored: bool) -> str:
-    whole = f"{ANCHOR}'s compute" if anchored else "the dearest system's compute"
-    parts: list[tuple[str, list[str]]] = []
-    for level in levels:
-        text = _finding(level)
-        if parts and parts[-1][0] == text:
-            parts[-1][1].append(level.share)
-        else:
-            parts.append((text, [level.share]))
-    clauses = [f"within {_shares(shares)} of {whole if i == 0 else 'it'} {text}" for i, (text, shares) in enumerate(parts)]
-    return f"On {data}, " + "; ".join(clauses) + "."
+def paragraph(found: Sequence[Answer]) -> str:
+    """The findings of all data sets, level by level, levels with the same findings together; then the method's at equal compute."""
+    if not found:
+        return ""
+    several = len({answer.machine for answer in found}) > 1
+    together: dict[str, list[str]] = {}
+    for i, (_, share) in enumerate(SHARES):
+        where: dict[str, list[str]] = {}
+        for answer in found:
+            where.setdefault(_finding(answer.levels[i]), []).append(answer.data + (f" ({answer.machine})" if several else ""))
+        together.setdefault("; ".join(f"{finding} on {_listed(names)}" for finding, names in where.items()), []).append(share)
+    whole = f"{ANCHOR}'s compute" if all(answer.anchored for answer in found) else "the dearest system's compute"
+    sentences = [f"Within {_listed(shares)} of {whole}, {text}." for text, shares in together.items()]
+    return " ".join(filter(None, (*sentences, method_summary(found))))
 
 
-def _shares(shares: Sequence[str]) -> str:
-    return shares[0] if len(shares) == 1 else f"{', '.join(shares[:-1])} and {shares[-1]}"
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _finding(level: Level) -> str:
@@ -96,7 +104,7 @@ def _finding(level: Level) -> str:
     if not level.ties:
         return f"{level.leader.configuration.system} is the most accurate"
     names = [level.leader.configuration.system, *(p.configuration.system for p in level.ties)]
-    return f"{', '.join(names[:-1])} and {names[-1]} tie" if len(names) <= 5 else f"{len(names)} systems tie ({', '.join(names[:3])} and others)"
+    return f"{_listed(names)} tie" if len(names) <= 3 else f"{names[0]} ties with {len(names) - 1} others"
 
 
 def method_summary(found: Sequence[Answer]) -> str:
@@ -105,9 +113,13 @@ def method_summary(found: Sequence[Answer]) -> str:
     compared = words["above"] + words["tie"] + words["below"]
     if not compared:
         return ""
-    parts = [f"above in {words['above']}", f"tied in {words['tie']}", f"below in {words['below']}"]
-    unmatched = f"; for {words['no point that cheap']} cheaper points it has none that could be compared" if words["no point that cheap"] else ""
-    return f"At equal compute or less, {METHOD} is {', '.join(parts)} of {compared} comparisons with other systems' points{unmatched}."
+    parts = [
+        f"{text} in {'all' if words[word] == compared else words[word]}"
+        for word, text in (("above", "above"), ("tie", "tied"), ("below", "below"))
+        if words[word]
+    ]
+    unmatched = f"; {words['no point that cheap']} cheaper points have no counterpart" if words["no point that cheap"] else ""
+    return f"At equal compute or less, {METHOD} is {', '.join(parts)} of {compared} comparisons with other systems{unmatched}."
 
 
 def level_macs_text(level: Level) -> str:

@@ -14,9 +14,9 @@ from vitgs.report.points import Point
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """One data set on one machine. `probability`: share of the bootstrap draws in which no other admissible configuration is more accurate, None without
-    draws. `ties` are other systems' best points that can't be told from it. `excluded`: how many points broke a limit; `unmeasured`: how many had
-    no value for one, and so were not considered. `point` is None when nothing is left, and `reason` says why."""
+    """One data set on one machine. `point` is None when nothing is left, and `reason` says why. `probability`: share of the bootstrap draws in which
+    no other system's best is more accurate, None without draws. `ties`: other systems' best points that can't be told from it. `excluded`: how many
+    points broke a limit; `unmeasured`: how many had no value for one, and so were not considered."""
 
     machine: str
     data: str
@@ -44,17 +44,27 @@ def best(
     places = dict.fromkeys((p.configuration.machine, p.data) for p in points if p.top1.estimate.value is not None)
     found = []
     for machine, data in places:
-        here = [p for p in points if (p.configuration.machine, p.data) == (machine, data) and p.choosing is not None and p.top1.estimate.value is not None]
+        here = [
+            p for p in points if (p.configuration.machine, p.data) == (machine, data) and p.choosing is not None and p.top1.estimate.value is not None
+        ]
         fits = [_fits(p, limits) for p in here]
         admitted = [p for p, fit in zip(here, fits, strict=True) if fit]
-        counts = {"excluded": fits.count(False), "unmeasured": fits.count(None)}
+        excluded, unmeasured = fits.count(False), fits.count(None)
         if not admitted:
-            why = "no configuration was measured in what the limits ask for" if not counts["excluded"] else "no configuration is within the limits"
-            found.append(Best(machine=machine, data=data, point=None, reason=why, **counts))
+            why = "no configuration was measured in what the limits ask for" if not excluded else "no configuration is within the limits"
+            found.append(Best(machine=machine, data=data, point=None, reason=why, excluded=excluded, unmeasured=unmeasured))
             continue
         leaders = leaders_by_system(admitted)
         found.append(
-            Best(machine=machine, data=data, point=leaders[0], probability=_probability(leaders[0], leaders), ties=tuple(tied_with(leaders[0], leaders[1:])), **counts)
+            Best(
+                machine=machine,
+                data=data,
+                point=leaders[0],
+                probability=_probability(leaders[0], leaders),
+                ties=tuple(tied_with(leaders[0], leaders[1:])),
+                excluded=excluded,
+                unmeasured=unmeasured,
+            )
         )
     return found
 
@@ -66,7 +76,7 @@ def leaders_by_system(points: Sequence[Point]) -> list[Point]:
 
 
 def memory_bytes(point: Point) -> float | None:
-    """What a memory limit is held against: the device's peak where it was read, else weights apart, the live activations' peak."""
+    """What a memory limit is held against: the device's peak where it was read, else the peak of the live activations (weights apart)."""
     return point.cost.cuda_peak_bytes if point.cost.cuda_peak_bytes is not None else point.cost.peak_live_bytes
 
 

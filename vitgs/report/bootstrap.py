@@ -1,7 +1,7 @@
 """Top-1 with its interval over seeds and clip groups, by draws that are shared by all systems, so that any two can be compared clip by clip.
 
 Clips that show the same digit image or come from the same source video are not independent: whole groups are resampled, not clips. Draw number r
-resamples the same groups (and, for equal seed sets, the same seeds) for every system, so the difference of two systems' draws is the paired bootstrap.
+resamples the same groups (and, for equal seed sets, the same seeds) for every system: the difference of two systems' draws is the paired bootstrap.
 With S seeds a plain bootstrap over seeds is too narrow by sqrt((S - 1) / S); the seeds' part is widened by the inverse.
 """
 
@@ -32,7 +32,7 @@ class Resampler:
 
     def top(self, correct_SC: NDArray[np.float64], seeds: Sequence[int]) -> NDArray[np.float64]:
         """R draws of the accuracy averaged over seeds; `correct_SC` is the share of repetitions that were right, by seed and clip."""
-        right_SG = np.stack([np.bincount(self._group_C, weights=row, minlength=self.groups) for row in correct_SC])
+        right_SG = np.stack([np.bincount(self._group_C, weights=row, minlength=self.groups) for row in correct_SC]).astype(np.float64)
         accuracy_RS = np.concatenate([self._accuracy(self._weight_RG[i : i + _ROWS_AT_ONCE], right_SG) for i in range(0, self.draws, _ROWS_AT_ONCE)])
         mean_R: NDArray[np.float64] = accuracy_RS.mean(axis=1)
         count = len(seeds)
@@ -40,12 +40,13 @@ class Resampler:
             return mean_R
         picked_RS = _generator(self._name, "seeds", *map(str, seeds)).multinomial(count, np.full(count, 1 / count), size=self.draws)
         resampled_R = (picked_RS * accuracy_RS).sum(axis=1) / count
-        return mean_R + math.sqrt(count / (count - 1)) * (resampled_R - mean_R)
+        widened_R: NDArray[np.float64] = mean_R + math.sqrt(count / (count - 1)) * (resampled_R - mean_R)
+        return widened_R
 
     def _accuracy(self, weight_rG: NDArray[np.uint8], right_SG: NDArray[np.float64]) -> NDArray[np.float64]:
         weight = weight_rG.astype(np.float64)
-        found: NDArray[np.float64] = weight @ right_SG.T / (weight @ self._clips_G)[:, None]
-        return found
+        right_rS, clips_r = weight @ right_SG.T, weight @ self._clips_G
+        return np.asarray(right_rS / clips_r[:, None], dtype=np.float64)
 
 
 def percentile_interval(value: float, draws: NDArray[np.float64], method: str) -> Estimate:
@@ -60,7 +61,7 @@ def cost_draws(cost: Estimate, draws: int, key: str) -> NDArray[np.float64]:
     if cost.low is None or cost.high is None or cost.low <= 0 or value <= 0:
         return np.full(draws, value)
     spread = (math.log(cost.high) - math.log(cost.low)) / (2 * 1.959964)
-    return value * np.exp(spread * _generator("cost", key).standard_normal(draws))
+    return np.asarray(value * np.exp(spread * _generator("cost", key).standard_normal(draws)), dtype=np.float64)
 
 
 def _generator(*parts: str) -> np.random.Generator:

@@ -61,7 +61,7 @@ def difference(first: Point, second: Point) -> Difference:
 
 
 def two_sided(delta_R: Draws) -> float:
-    """The bootstrap p of a difference of 0. Beyond what so many draws can resolve, which Holm over many rivals asks for, the normal tail with the draws' spread."""
+    """The bootstrap p of a difference of 0. Beyond what the draws resolve, as Holm over many rivals asks for, the normal tail with their spread."""
     tail = int(min(np.count_nonzero(delta_R <= 0), np.count_nonzero(delta_R >= 0)))
     counted = min(1.0, 2 * (1 + tail) / (1 + delta_R.size))
     spread = float(delta_R.std(ddof=1))
@@ -90,7 +90,9 @@ def equal_macs(points: Sequence[Point], system: str = METHOD) -> list[Verdict]:
     """For each point of another system: our best val point with no more MACs. Holm over all the comparisons made, one data set and machine."""
     ours = [p for p in points if p.configuration.system == system]
     rivals = [p for p in points if p.configuration.system != system and p.cost.macs is not None and p.top1.estimate.value is not None]
-    made = [(rival, chosen, difference(chosen, rival) if chosen else None) for rival in rivals for chosen in (best_within(ours, rival.cost.macs or 0.0),)]
+    made = [
+        (rival, chosen, difference(chosen, rival) if chosen else None) for rival in rivals for chosen in (best_within(ours, rival.cost.macs or 0.0),)
+    ]
     adjusted = iter(holm([d.p for _, _, d in made if d is not None and d.p is not None]))
     return [
         Verdict(rival=rival, ours=chosen, difference=found, p_holm=next(adjusted) if found is not None and found.p is not None else None)
@@ -99,14 +101,16 @@ def equal_macs(points: Sequence[Point], system: str = METHOD) -> list[Verdict]:
 
 
 def tied_with(leader: Point, rivals: Sequence[Point]) -> list[Point]:
-    """The rivals that can't be told from the leader: the Holm-adjusted paired p is not below 0.05, or there are no draws to tell by."""
+    """The rivals that keep the leader from being called the best: the Holm-adjusted paired p is not below 0.05, there are no draws to tell by, or val
+    misled and the rival is the more accurate on what is reported."""
     found = [difference(leader, rival) for rival in rivals]
     adjusted = iter(holm([d.p for d in found if d.p is not None]))
-    return [rival for rival, d in zip(rivals, found, strict=True) if d.p is None or next(adjusted) >= LEVEL]
+    sure = [d.p is not None and next(adjusted) < LEVEL and (d.estimate.value or 0.0) > 0 for d in found]
+    return [rival for rival, beaten in zip(rivals, sure, strict=True) if not beaten]
 
 
 def better_rule(points: Sequence[Point]) -> list[Point]:
-    """Of a system trained by two rules only the rule that is better on val, by its mean over budgets, data set by data set; claims and fronts use it."""
+    """Of a system trained by two rules only the one that is better on val, by its mean over budgets, for each data set; claims and fronts use it."""
     values: dict[object, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for p in points:
         values[_but_rule(p)][p.configuration.rule].append(p.choosing or 0.0)

@@ -61,14 +61,21 @@ class Costs:
         uncounted = _read(row, "uncounted") or _read(row, "macs_reason") or ""
         batch = number(_read(row, "batch"))
         return Cost(
-            macs=macs, flops=number(_read(row, "flops")), params=number(_read(row, "params")),
-            latency_ms=estimate(_read(row, "latency_ms")), clips_per_s=estimate(_read(row, "clips_per_s")),
-            latency_ratio=estimate(_read(row, "latency_ratio")), throughput_ratio=estimate(_read(row, "throughput_ratio")),
-            peak_live_bytes=number(_read(row, "peak_live_bytes")), cuda_peak_bytes=number(_read(row, "cuda_peak_bytes")),
-            energy_j_per_clip=estimate(_read(row, "energy")), stage_share={str(k): float(v) for k, v in (_read(row, "stage_share") or {}).items()},
-            batch=int(batch) if batch else None, uncounted=", ".join(uncounted) if isinstance(uncounted, list) else str(uncounted),
+            macs=macs,
+            flops=number(_read(row, "flops")),
+            params=number(_read(row, "params")),
+            latency_ms=estimate(_read(row, "latency_ms")),
+            clips_per_s=estimate(_read(row, "clips_per_s")),
+            latency_ratio=estimate(_read(row, "latency_ratio")),
+            throughput_ratio=estimate(_read(row, "throughput_ratio")),
+            peak_live_bytes=number(_read(row, "peak_live_bytes")),
+            cuda_peak_bytes=number(_read(row, "cuda_peak_bytes")),
+            energy_j_per_clip=estimate(_read(row, "energy")),
+            stage_share={str(k): float(v) for k, v in (_read(row, "stage_share") or {}).items()},
+            batch=int(batch) if batch else None,
+            uncounted=", ".join(uncounted) if isinstance(uncounted, list) else str(uncounted),
             flop_speedup=anchor / macs if anchor and macs else None,
-        ), [row]  # fmt: skip
+        ), [row]
 
 
 def _read(row: Record, name: str) -> Any:

@@ -49,12 +49,16 @@ class _Machine:
         counted = [r for r in self._newest.values() if r.status == "measured" and r.job.purpose != "tune"]
         self._train = {r.job.id: r for r in counted if r.job.kind == "train"}
         self._eval = [r for r in counted if r.job.kind == "eval"]
+        self._equal: dict[tuple[Configuration, str], list[Record]] = defaultdict(list)
         self._accuracies = Accuracies(results.groups)
         self._costs = Costs([r for r in counted if r.job.kind == "measure"])
 
     def points(self) -> list[Point]:
         rows: dict[tuple[Configuration, str], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
         for row in self._eval:
+            if row.job.options.get("equal"):
+                self._equal[configuration_of(row.job, self._name), row.job.data].append(row)
+                continue
             rows[configuration_of(row.job, self._name), row.job.data][str(row.result.get("split", row.job.options.get("split", "test")))].append(row)
         points = [self._point(configuration, data, splits) for (configuration, data), splits in rows.items()]
         evaluated = {_without_rule(configuration) for configuration, _ in rows}
@@ -67,23 +71,32 @@ class _Machine:
 
     def _point(self, configuration: Configuration, data: str, splits: dict[str, list[Record]]) -> Point:
         reported = "test" if "test" in splits else next(iter(splits), "")
+        equal = [row for row in self._equal.get((configuration, data), ()) if row.result.get("split") == reported]
         rows = splits.get(reported, [])
         evals = [row for several in splits.values() for row in several]
         trains = list({job: self._train[job] for row in evals if (job := str(row.job.options.get("train_job", ""))) in self._train}.values())
         cost, measured = self._costs.of(configuration, data)
         used = [*evals, *trains, *measured]
-        information = next((row.job.options["data_info"] for row in evals if row.job.options.get("data_info")), {})
+        information: Mapping[str, Any] = next((row.job.options["data_info"] for row in evals if row.job.options.get("data_info")), {})
         flags = {flag for row in used for flag in row.flags} | ({STALE} if any(is_stale(row, self._current) for row in used) else set())
         if rows and reported != "test":
             flags.add(f"{reported} only")
         return Point(
-            configuration=configuration, name=UNNAMED, data=data, split=reported,
-            top1=self._accuracies.of(rows, "top1", draw=True), top5=self._accuracies.of(rows, "top5", draw=False),
+            configuration=configuration,
+            name=UNNAMED,
+            data=data,
+            split=reported,
+            top1=self._accuracies.of(rows, "top1", draw=True),
+            top5=self._accuracies.of(rows, "top5", draw=False),
             val=self._accuracies.of(splits["val"], "top1", draw=False) if "val" in splits else Accuracy(),
-            cost=cost, training=_training(trains), flags=tuple(sorted(flags)),
+            cost=cost,
+            equal_seconds=self._accuracies.of(equal, "top1", draw=True),
+            training=_training(trains),
+            flags=tuple(sorted(flags)),
             replay=next((row.replay for row in (*measured, *evals) if row.replay), ""),
-            chance=number(information.get("chance")), ceiling=number(information.get("frame_average_ceiling")),
-        )  # fmt: skip
+            chance=number(information.get("chance")),
+            ceiling=number(information.get("frame_average_ceiling")),
+        )
 
     def lost(self) -> list[Lost]:
         found = []
@@ -97,16 +110,25 @@ class _Machine:
             setting = ", ".join(f"{k}={v}" for k, v in {**record.job.knobs, **record.job.run}.items())
             found.append(
                 Lost(
-                    machine=self._name, kind=record.job.kind, system=record.job.system, setting=setting, data=record.job.data, seed=record.job.seed,
+                    machine=self._name,
+                    kind=record.job.kind,
+                    system=record.job.system,
+                    setting=setting,
+                    data=record.job.data,
+                    seed=record.job.seed,
                     status=STALE if record.status == "measured" else record.status,
                     reason=record.reason or ("the code has changed since" if stale else "no reason recorded"),
-                    flags=record.flags, attempt=record.attempt, later=later, replay=record.replay,
+                    flags=record.flags,
+                    attempt=record.attempt,
+                    later=later,
+                    replay=record.replay,
                 )
-            )  # fmt: skip
+            )
         return found
 
     def notes(self) -> list[str]:
-        found = [f"{self._name}: no clip groups for {what}; its intervals take clips as independent and are too narrow" for what in sorted(self._accuracies.ungrouped)]
+        why = "its intervals take clips as independent and may be too narrow"
+        found = [f"{self._name}: no clip groups for {what}; {why}" for what in sorted(self._accuracies.ungrouped)]
         return found + [f"{self._name}: {note}" for note in self._costs.notes]
 
 
@@ -118,14 +140,22 @@ def _training(rows: Sequence[Record]) -> Training:
         values = [value for row in rows if (value := number(row.result.get(field))) is not None]
         means[field] = statistics.fmean(values) if values else None
     curves = tuple(
-        tuple(CurvePoint(core_seconds=float(p["core_seconds"]), val_top1=float(p["val_top1"])) for p in row.result.get("curve", ()) if p.get("val_top1") is not None)
+        tuple(
+            CurvePoint(core_seconds=float(p["core_seconds"]), val_top1=float(p["val_top1"]))
+            for p in row.result.get("curve", ())
+            if p.get("val_top1") is not None
+        )
         for row in rows
     )
     return Training(
-        core_seconds=means["core_seconds"], params_trainable=means["params_trainable"], clips_per_s=means["train_clips_per_s"],
-        peak_resident_growth_bytes=means["peak_resident_growth_bytes"], energy_j=means["energy_j"],
-        energy_reason=str(rows[0].result.get("energy_reason", "")), curves=tuple(c for c in curves if c),
-    )  # fmt: skip
+        core_seconds=means["core_seconds"],
+        params_trainable=means["params_trainable"],
+        clips_per_s=means["train_clips_per_s"],
+        peak_resident_growth_bytes=means["peak_resident_growth_bytes"],
+        energy_j=means["energy_j"],
+        energy_reason=str(rows[0].result.get("energy_reason", "")),
+        curves=tuple(c for c in curves if c),
+    )
 
 
 def _without_rule(configuration: Configuration) -> Configuration:

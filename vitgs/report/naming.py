@@ -1,11 +1,10 @@
-"""What configurations are called: only what differs between a system's configurations is written, words split curves, numbers are places on a curve."""
+"""What configurations are called: only what differs between a system's configurations is written. Words split curves, numbers are places on one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vitgs.numbers import significant
 from vitgs.report.points import Configuration, Name
 
 RULES = {"elastic": "", "paper": "paper rule", "none": ""}
@@ -31,7 +30,7 @@ def _name(configuration: Configuration, siblings: Sequence[Configuration], *, pr
             if not configuration.label and len(values) > 1:
                 words.append(f"{knob} {value}")
         else:
-            places.append(f"{knob} {_text(value)}")
+            places.append(_place(knob, value))
     words += [configuration.label] if configuration.label else []
     if len({s.rule for s in siblings}) > 1 and RULES.get(configuration.rule, configuration.rule):
         words.append(RULES.get(configuration.rule, configuration.rule))
@@ -55,8 +54,15 @@ def _value(configuration: Configuration, knob: str) -> Any:
     return {**dict(configuration.knobs), **dict(configuration.run)}.get(knob)
 
 
+def _place(knob: str, value: Any) -> str:
+    """`budget 0.25`; frames read as words do, and 0 of them stands for all."""
+    if knob == "frames":
+        return f"{value} frames" if value else "all frames"
+    return f"{knob} {_text(value)}"
+
+
 def _text(value: Any) -> str:
-    return significant(value, 3).rstrip("0").rstrip(".") if isinstance(value, float) and not value.is_integer() else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def knobs_text(configuration: Configuration) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from vitgs.numbers import interval, percent, quantity, significant
 from vitgs.record import Estimate
-from vitgs.report.answer import Answer, answers, level_macs_text, method_summary
+from vitgs.report.answer import Answer, answers, level_macs_text, paragraph
 from vitgs.report.compare import Verdict, better_rule
 from vitgs.report.families import rank
 from vitgs.report.naming import knobs_text
@@ -21,6 +21,7 @@ from vitgs.report.points import ANCHOR, METHOD, Book, Point
 from vitgs.report.tables import Table
 from vitgs.report.training import EqualSeconds, equal_seconds, mean_curve
 
+WORDS = ("above", "tie", "below", "no point that cheap", "not comparable")
 HERE = Path(__file__).parent
 Fronts = Mapping[tuple[str, str, str], Front]
 
@@ -33,15 +34,33 @@ def page(book: Book, fronts: Fronts, of: Table) -> str:
     found = answers(book)
     marks = looks((p.configuration.system, p.configuration.group) for p in book.points)
     context = {
-        "book": book, "answers": found, "summary": method_summary(found), "table": of, "method": METHOD, "anchor": ANCHOR, "sure": SURE,
-        "style": Markup((HERE / "page.css").read_text(encoding="utf-8")), "script": Markup((HERE / "page.js").read_text(encoding="utf-8")),  # noqa: S704 - our own files
-        "colours": list(COLOURS.values()), "stage_colours": STAGE_COLOURS, "looks": marks, "groups": _groups(book),
-        "payload": _payload(book, fronts), "matched": [_matched(answer) for answer in found], "equal_seconds": _equal_seconds(book), "stages": _stages(book),
-        "machines": [_machine(book, name) for name in book.machines], "level_macs": level_macs_text, "hypervolume": _hypervolume(fronts, book),
+        "book": book,
+        "answers": found,
+        "paragraph": paragraph(found),
+        "table": of,
+        "method": METHOD,
+        "anchor": ANCHOR,
+        "sure": SURE,
+        "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        "script": Markup((HERE / "page.js").read_text(encoding="utf-8")),
+        "colours": list(COLOURS.values()),
+        "stage_colours": STAGE_COLOURS,
+        "looks": marks,
+        "groups": _groups(book),
+        "payload": _payload(book, fronts),
+        "matched": [_matched(answer) for answer in found],
+        "equal_seconds": _equal_seconds(book),
+        "stages": _stages(book),
+        "machines": [_machine(book, name) for name in book.machines],
+        "level_macs": level_macs_text,
+        "hypervolume": _hypervolume(fronts, book),
         "draws": next((p.top1.draws.size for p in book.points if p.top1.draws is not None), 0),
-        "clips": sorted({p.top1.clips for p in book.points if p.top1.clips}), "energy_reasons": sorted({p.cost.energy_j_per_clip.reason for p in book.points} - {"", "no row"}),
-        "percent": percent, "significant": significant, "quantity": quantity,
-    }  # fmt: skip
+        "clips": sorted({p.top1.clips for p in book.points if p.top1.clips}),
+        "energy_reasons": sorted({p.cost.energy_j_per_clip.reason for p in book.points} - {"", "no row"}),
+        "percent": percent,
+        "significant": significant,
+        "quantity": quantity,
+    }
     return environment.get_template("page.html.j2").render(context)
 
 
@@ -62,20 +81,34 @@ def _payload(book: Book, fronts: Fronts) -> dict[str, Any]:
         index = {name: next((i for i, q in enumerate(front.points) if q is p), None) for name, front in drawn.items()}
         points.append(
             {
-                "machine": key[0], "data": key[1], "system": p.configuration.system, "series": p.name.series, "setting": p.name.setting, "rule": p.configuration.rule,
-                "shown": id(p) in drawn_points, "top1": _triple(p.top1.estimate, 100), "text": _accuracy_text(p),
+                "machine": key[0],
+                "data": key[1],
+                "system": p.configuration.system,
+                "series": p.name.series,
+                "setting": p.name.setting,
+                "rule": p.configuration.rule,
+                "shown": id(p) in drawn_points,
+                "top1": _triple(p.top1.estimate, 100),
+                "text": _accuracy_text(p),
                 "cost": {axis.key: _triple(axis.of(p), axis.scale) for axis in AXES if axis.of(p).value is not None},
                 "front": [name for name, i in index.items() if i is not None and drawn[name].on_front[i]],
                 "sure": {name: chance for name, i in index.items() if i is not None and (chance := drawn[name].probability[i]) is not None},
-                "knobs": knobs_text(p.configuration), "flags": ", ".join(p.flags),
+                "knobs": knobs_text(p.configuration),
+                "flags": ", ".join(p.flags),
             }
-        )  # fmt: skip
+        )
     return {
-        "method": METHOD, "anchor": ANCHOR, "machines": list(dict.fromkeys(p["machine"] for p in points)), "data": [d for d in book.data_sets if any(p["data"] == d for p in points)],
+        "method": METHOD,
+        "anchor": ANCHOR,
+        "machines": list(dict.fromkeys(p["machine"] for p in points)),
+        "data": [data for data in book.data_sets if any(p["data"] == data for p in points)],
         "axes": [_axis(axis) for axis in AXES],
         "systems": {name: {"group": o.group, "colour": o.group_index, "shape": o.shape, "hollow": o.hollow} for name, o in look.items()},
-        "groups": _groups(book), "points": points, "lines": _lines(book), "curves": _curves(book),
-    }  # fmt: skip
+        "groups": _groups(book),
+        "points": points,
+        "lines": _lines(book),
+        "curves": _curves(book),
+    }
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
@@ -106,10 +139,13 @@ def _curves(book: Book) -> list[dict[str, Any]]:
     for machine in book.machines:
         for data in book.data_sets:
             for p in better_rule(book.of(machine, data)):
-                if p.training.curves and (key := (machine, data, p.configuration.system, p.name.series, p.configuration.knobs, p.configuration.shape)) not in found:
+                if (
+                    p.training.curves
+                    and (key := (machine, data, p.configuration.system, p.name.series, p.configuration.knobs, p.configuration.shape)) not in found
+                ):
                     values = [[round(x, 2), round(100 * y, 2)] for x, y in mean_curve(p.training.curves)]
                     title = p.name.full if not p.configuration.run else p.name.series
-                    found[key] = {"machine": machine, "data": data, "system": p.configuration.system, "title": title, "values": values, "seeds": len(p.training.curves)}
+                    found[key] = {"machine": machine, "data": data, "system": p.configuration.system, "title": title, "values": values}
     return list(found.values())
 
 
@@ -125,7 +161,7 @@ def _matched(answer: Answer) -> dict[str, Any]:
         words = [v.word for v in verdicts]
         comparable = [v for v in verdicts if v.ours and v.difference and v.difference.estimate.value is not None]
         closest = max(comparable, key=lambda v: v.rival.choosing or 0.0, default=None)
-        rows.append({"system": system, "words": {w: words.count(w) for w in ("above", "tie", "below", "no point that cheap", "not comparable")}, "closest": _against(closest)})
+        rows.append({"system": system, "words": {word: words.count(word) for word in WORDS}, "closest": _against(closest)})
     return {"answer": answer, "rows": rows}
 
 
@@ -136,10 +172,15 @@ def _against(verdict: Verdict | None) -> dict[str, str] | None:
     sign = "+" if (e.value or 0) >= 0 else "−"
     ends = f" [{100 * (e.low or 0):+.1f}, {100 * (e.high or 0):+.1f}]".replace("-", "−")
     return {
-        "rival": verdict.rival.name.full, "rival_macs": quantity(verdict.rival.cost.macs, "macs"), "ours": verdict.ours.name.setting or verdict.ours.name.series,
-        "ours_macs": quantity(verdict.ours.cost.macs, "macs"), "difference": f"{sign}{abs(100 * (e.value or 0)):.1f}", "ends": ends,
-        "p": "–" if verdict.p_holm is None else "< 0.001" if verdict.p_holm < 0.001 else f"{verdict.p_holm:.3f}", "word": verdict.word,
-    }  # fmt: skip
+        "rival": verdict.rival.name.full,
+        "rival_macs": quantity(verdict.rival.cost.macs, "macs"),
+        "ours": verdict.ours.name.setting or verdict.ours.name.series,
+        "ours_macs": quantity(verdict.ours.cost.macs, "macs"),
+        "difference": f"{sign}{abs(100 * (e.value or 0)):.1f}",
+        "ends": ends,
+        "p": "–" if verdict.p_holm is None else "< 0.001" if verdict.p_holm < 0.001 else f"{verdict.p_holm:.3f}",
+        "word": verdict.word,
+    }
 
 
 def _equal_seconds(book: Book) -> list[tuple[str, str, EqualSeconds]]:
@@ -164,8 +205,12 @@ def _with_rest(shares: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def _machine(book: Book, name: str) -> dict[str, Any]:
-    return {"name": name, "description": _flat(book.machines[name]), "environments": [_flat(e) for e in book.environments.get(name, ())[:4]],
-            "more": max(0, len(book.environments.get(name, ())) - 4)}  # fmt: skip
+    return {
+        "name": name,
+        "description": _flat(book.machines[name]),
+        "environments": [_flat(e) for e in book.environments.get(name, ())[:4]],
+        "more": max(0, len(book.environments.get(name, ())) - 4),
+    }
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -186,7 +231,7 @@ def _plain(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _hypervolume(fronts: Fronts, book: Book) -> list[tuple[str, Sequence[tuple[str, float]]]]:
+def _hypervolume(fronts: Fronts, book: Book) -> list[tuple[str, list[tuple[str, float]]]]:
     """By data set, each series' share of the area of accuracy against log MACs, the largest first."""
     found = []
     for (machine, data, key), front in fronts.items():

@@ -1,4 +1,4 @@
-"""How systems look, in figures and on the page alike: one colour a group, one marker a system. Colours after Okabe and Ito, told apart by colour-blind readers."""
+"""How systems look in figures and on the page: one colour a group, one marker a system. Colours after Okabe and Ito, for colour-blind readers too."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ COLOURS = {
 SHAPES = ("circle", "square", "diamond", "up", "down", "plus", "cross", "hexagon")
 MATPLOTLIB = {"circle": "o", "square": "s", "diamond": "D", "up": "^", "down": "v", "plus": "P", "cross": "X", "hexagon": "h"}
 STAGE_COLOURS = {
-    "select": ("#d1490c", "#ff8a57"), "backbone": ("#9fb3c4", "#5f7688"), "merge": ("#b78103", "#e6b94a"), "graph": ("#0d8a68", "#45c49c"),
-    "memory": ("#a0509a", "#d898d6"), "head": ("#1f6aa5", "#63a9e6"), "rest": ("#d9dcdf", "#3b4046"),
-}  # fmt: skip
+    "select": ("#d1490c", "#ff8a57"),
+    "backbone": ("#9fb3c4", "#5f7688"),
+    "merge": ("#b78103", "#e6b94a"),
+    "graph": ("#0d8a68", "#45c49c"),
+    "memory": ("#a0509a", "#d898d6"),
+    "head": ("#1f6aa5", "#63a9e6"),
+    "rest": ("#d9dcdf", "#3b4046"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

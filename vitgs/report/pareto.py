@@ -40,7 +40,7 @@ AXES = (
     Axis(key="latency", title="latency, batch 1", unit="ms", scale=1.0, of=lambda p: p.cost.latency_ms),
     Axis(key="throughput", title="throughput", unit="clips/s", scale=1.0, of=lambda p: p.cost.clips_per_s, more=True),
     Axis(key="memory", title="peak live activations", unit="MiB", scale=2**-20, of=lambda p: _exact(p.cost.peak_live_bytes)),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,9 @@ class Box:
         return self.left >= other.left and self.right <= other.right and self.bottom >= other.bottom and self.top <= other.top
 
 
-def place(anchors: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], taken: Sequence[Box], frame: Box, gap: float) -> list[Box | None]:
+def place(
+    anchors: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], taken: Sequence[Box], frame: Box, gap: float
+) -> list[Box | None]:
     """One box for each anchor, the first of the places around it (near before far) that is free, in the order given; None where all are taken."""
     occupied = list(taken)
     found: list[Box | None] = []
@@ -37,7 +39,7 @@ def place(anchors: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, f
 
 def _offsets(gap: float, height: float) -> list[tuple[float, float, int]]:
     near = [(gap, 0.0, 1), (0.0, gap + height / 2, 0), (-gap, 0.0, -1), (0.0, -gap - height / 2, 0)]
-    return near + [(side * gap * reach, sign * reach * height * 0.8, side) for reach in (1, 1.6, 2.4, 3.4, 4.6) for sign in (1, -1) for side in (1, -1)]
+    return near + [(side * gap * reach, sign * reach * height * 0.8, side) for reach in (1, 1.6, 2.3, 3.2) for sign in (1, -1) for side in (1, -1)]
 
 
 def _at(x: float, y: float, width: float, height: float, side: int) -> Box:

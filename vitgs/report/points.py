@@ -113,7 +113,8 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One configuration on one data set. `top1` is what is reported (split `split`), `val` what choices are made with."""
+    """One configuration on one data set. `top1` is what is reported (split `split`), `val` what choices are made with. `equal_seconds`: of models
+    trained for the core-seconds that all systems were given, where the profile asks for such."""
 
     configuration: Configuration
     name: Name
@@ -124,6 +125,7 @@ class Point:
     val: Accuracy
     cost: Cost
     training: Training
+    equal_seconds: Accuracy = field(default_factory=Accuracy)
     flags: tuple[str, ...] = ()
     replay: str = ""
     chance: float | None = None

@@ -27,10 +27,20 @@ def present_version(system: str, kind: Kind) -> str | None:
 def configuration_of(job: Job, machine: str) -> Configuration:
     """The configuration that a row is about; a train row has no run knobs, a measure row no rule."""
     return Configuration(
-        machine=machine, profile=job.profile, system=job.system, group=str(job.options.get("group") or group_of(job.system)), size=job.size, style=job.style,
-        frames=job.clip.frames, height=job.clip.height, width=job.clip.width, knobs=frozen(job.knobs), run=frozen(job.run), rule=job.rule,
+        machine=machine,
+        profile=job.profile,
+        system=job.system,
+        group=str(job.options.get("group") or group_of(job.system)),
+        size=job.size,
+        style=job.style,
+        frames=job.clip.frames,
+        height=job.clip.height,
+        width=job.clip.width,
+        knobs=frozen(job.knobs),
+        run=frozen(job.run),
+        rule=job.rule,
         label=str(job.options.get("label") or ""),
-    )  # fmt: skip
+    )
 
 
 def frozen(knobs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -71,4 +81,6 @@ def estimate(value: Any) -> Estimate:
         found = number(value)
         return NOT_READ if found is None else Estimate(value=found)
     fields = {k: number(value.get(k)) for k in ("value", "low", "high")}
-    return Estimate(value=fields["value"], low=fields["low"], high=fields["high"], method=str(value.get("method", "")), reason=str(value.get("reason", "")))
+    return Estimate(
+        value=fields["value"], low=fields["low"], high=fields["high"], method=str(value.get("method", "")), reason=str(value.get("reason", ""))
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vitgs.errors import UsageError
@@ -32,8 +32,12 @@ def render(results: Sequence[Path], out: Path, formats: Sequence[str] = FORMATS,
     fronts = _fronts(book)
     table = tables.table(book)
     out.mkdir(parents=True, exist_ok=True)
-    texts = {"html": ("index.html", lambda: page(book, fronts, table)), "csv": ("results.csv", lambda: tables.to_csv(table)),
-             "md": ("results.md", lambda: tables.to_markdown(table)), "latex": ("results.tex", lambda: tables.to_latex(table))}  # fmt: skip
+    texts: dict[str, tuple[str, Callable[[], str]]] = {
+        "html": ("index.html", lambda: page(book, fronts, table)),
+        "csv": ("results.csv", lambda: tables.to_csv(table)),
+        "md": ("results.md", lambda: tables.to_markdown(table)),
+        "latex": ("results.tex", lambda: tables.to_latex(table)),
+    }
     written = []
     for name, (file, text) in texts.items():
         if name in formats:

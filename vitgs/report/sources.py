@@ -52,5 +52,7 @@ def _machine(folder: Path) -> MachineResults:
     records = tuple(record for file in sorted(folder.glob("*.jsonl")) for record in read(file))
     described = folder / "machine.json"
     description = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {}
-    groups = {f.stem.removeprefix("groups-"): tuple(json.loads(f.read_text(encoding="utf-8"))["groups"]) for f in sorted(folder.glob("groups-*.json"))}
+    groups = {
+        f.stem.removeprefix("groups-"): tuple(json.loads(f.read_text(encoding="utf-8"))["groups"]) for f in sorted(folder.glob("groups-*.json"))
+    }
     return MachineResults(machine=folder.resolve().name, records=records, description=description, groups=groups)

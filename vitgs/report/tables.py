@@ -1,4 +1,4 @@
-"""One table of all configurations; CSV, Markdown, LaTeX and the page are printed from it. Rows that gave no number are rows too, with their reason."""
+"""One table of all configurations; CSV, Markdown, LaTeX and the page are printed from it. Rows without a number are rows too, with their reason."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vitgs.numbers import interval, percent, quantity, significant
+from vitgs.numbers import interval, quantity, significant
 from vitgs.record import Estimate
 from vitgs.report.families import rank
 from vitgs.report.naming import knobs_text
@@ -18,7 +18,7 @@ NONE = "–"
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """`key` names it in the CSV, with its unit; `title` for people; `paper`: whether it is in the LaTeX table; `interval`: the CSV adds its two ends."""
+    """`key` names it in the CSV, with its unit; `title` for people; `paper`: it is in the LaTeX table; `interval`: the CSV adds its two ends."""
 
     key: str
     title: str
@@ -75,26 +75,49 @@ def _columns(data_sets: Sequence[str]) -> tuple[Column, ...]:
         for data in data_sets
         for column in (
             Column(key=f"top1_{data}", title=f"top-1 {data}, % [95 %]", group="accuracy", paper=True, interval=True),
-            Column(key=f"top5_{data}", title=f"top-5 {data}, %", group="accuracy"),
+            Column(key=f"top5_{data}", title=f"top-5 {data}, %", group="top-5"),
         )
     ]
     return (
         Column(key="system", title="system", paper=True, text=True),
         Column(key="setting", title="setting", paper=True, text=True),
-        Column(key="rule", title="trained by", text=True, help="elastic: the run knob drawn for each batch; paper: fixed, as the paper trains; none: there is no run knob"),
+        Column(
+            key="rule",
+            title="trained by",
+            text=True,
+            help="elastic: run knobs drawn for each batch; paper: fixed, as the paper trains; none: no run knobs",
+        ),
         Column(key="macs", title="GMACs", group="cost", paper=True, help="giga multiply-adds a view; what papers often call GFLOPs"),
         Column(key="params", title="parameters", group="cost"),
         *accuracy,
         Column(key="clips_per_s", title="clips/s", group="speed", paper=True, interval=True),
         Column(key="latency_ms", title="latency, ms (batch 1)", group="speed", paper=True, interval=True),
-        Column(key="latency_ratio", title="latency × anchor", group="speed", interval=True, help="latency over that of vit_mean in the same rounds; below 1 is faster"),
-        Column(key="realised_speedup", title="speed-up realised", group="speed", interval=True, help="clips/s over those of vit_mean in the same rounds"),
+        Column(
+            key="latency_ratio",
+            title="latency × anchor",
+            group="speed",
+            interval=True,
+            help="latency over that of vit_mean in the same rounds; below 1 is faster",
+        ),
+        Column(
+            key="realised_speedup", title="speed-up realised", group="speed", interval=True, help="clips/s over those of vit_mean in the same rounds"
+        ),
         Column(key="flop_speedup", title="speed-up by FLOPs", group="speed", help="vit_mean's multiply-adds over this system's"),
         Column(key="conversion", title="realised / FLOP", group="speed", help="1: every operation saved is time saved"),
-        Column(key="peak_live_bytes", title="peak live bytes", group="memory and energy", paper=True, help="most bytes of activations alive at once, weights not counted"),
+        Column(
+            key="peak_live_bytes",
+            title="peak live bytes",
+            group="memory and energy",
+            paper=True,
+            help="most bytes of activations alive at once, weights not counted",
+        ),
         Column(key="energy_j_per_clip", title="energy a clip", group="memory and energy", interval=True),
         Column(key="train_core_seconds", title="training, core-seconds", group="training", help="mean over data sets and seeds"),
         Column(key="params_trainable", title="trainable", group="training"),
+        *(
+            Column(key=f"top1_equal_core_seconds_{data}", title=f"top-1 {data} at equal core-seconds, %", group="training", interval=True)
+            for data in data_sets
+        ),
         Column(key="flags", title="flags", text=True),
         Column(key="replay", title="replay", text=True),
     )
@@ -118,29 +141,45 @@ def _row(configuration: Configuration, points: dict[str, Point], data_sets: Sequ
     seeds = sorted({len(p.top1.seeds) for p in points.values() if p.top1.seeds})
     flags += [f"{seeds[0]} seed" + ("s" if seeds[0] > 1 else "")] if seeds else ["not evaluated"]
     cells = (
-        Cell(text=first.name.series, value=first.name.series), Cell(text=first.name.setting or NONE, value=first.name.setting, reason=knobs_text(configuration)),
+        Cell(text=first.name.series, value=first.name.series),
+        Cell(text=first.name.setting or NONE, value=first.name.setting, reason=knobs_text(configuration)),
         Cell(text=configuration.rule, value=configuration.rule),
         _number(cost.macs, significant(cost.macs * 1e-9) if cost.macs is not None else NONE, cost.uncounted or "not counted"),
         _number(cost.params, quantity(cost.params, "params")),
         *accuracy,
-        _estimate(cost.clips_per_s), _estimate(cost.latency_ms), _estimate(cost.latency_ratio), _estimate(cost.throughput_ratio),
-        _number(cost.flop_speedup, _plain(cost.flop_speedup), "no anchor row of this size and clip"), _number(cost.conversion, _plain(cost.conversion)),
-        _number(cost.peak_live_bytes, quantity(cost.peak_live_bytes, "bytes")), _energy(cost.energy_j_per_clip),
-        _mean([t.core_seconds for t in trainings], ""), _mean([t.params_trainable for t in trainings], "params"),
-        Cell(text=", ".join(flags), value=", ".join(flags)), Cell(text=first.replay or NONE, value=first.replay),
-    )  # fmt: skip
+        _estimate(cost.clips_per_s),
+        _estimate(cost.latency_ms),
+        _estimate(cost.latency_ratio),
+        _estimate(cost.throughput_ratio),
+        _number(cost.flop_speedup, _plain(cost.flop_speedup), "no anchor row of this size and clip"),
+        _number(cost.conversion, _plain(cost.conversion)),
+        _number(cost.peak_live_bytes, quantity(cost.peak_live_bytes, "bytes")),
+        _energy(cost.energy_j_per_clip),
+        _mean([t.core_seconds for t in trainings], ""),
+        _mean([t.params_trainable for t in trainings], "params"),
+        *(_accuracy(points[data].equal_seconds.estimate) if data in points else Cell() for data in data_sets),
+        Cell(text=", ".join(flags), value=", ".join(flags)),
+        Cell(text=first.replay or NONE, value=first.replay),
+    )
     return Row(cells=cells, system=configuration.system, group=configuration.group, rule=configuration.rule, machine=configuration.machine)
 
 
 def _missing(configuration: Configuration, data: str, lost: Sequence[Lost]) -> Cell:
     """Why a data set has no accuracy: the row that was lost, or that there is none."""
-    why = next((row for row in lost if row.system == configuration.system and row.data == data and row.machine == configuration.machine and not row.later), None)
+    why = next(
+        (row for row in lost if row.system == configuration.system and row.data == data and row.machine == configuration.machine and not row.later),
+        None,
+    )
     return Cell(text=why.status, reason=why.reason) if why else Cell(reason="no row")
 
 
 def _lost_row(lost: Lost, data_sets: Sequence[str]) -> Row:
     flags = ", ".join((lost.status, *lost.flags)) + f": {lost.reason}"
-    before = (Cell(text=lost.system, value=lost.system), Cell(text=lost.setting or NONE, value=lost.setting), Cell(text=f"{lost.kind} {lost.data}".strip()))
+    before = (
+        Cell(text=lost.system, value=lost.system),
+        Cell(text=lost.setting or NONE, value=lost.setting),
+        Cell(text=f"{lost.kind} {lost.data}".strip()),
+    )
     empty = len(_columns(data_sets)) - len(before) - 2
     cells = (*before, *[Cell(reason=lost.reason)] * empty, Cell(text=flags, value=flags), Cell(text=lost.replay or NONE, value=lost.replay))
     return Row(cells=cells, system=lost.system, group="", rule="", machine=lost.machine, lost=True)
@@ -206,7 +245,8 @@ def _markdown(text: str) -> str:
 def to_latex(of: Table) -> str:
     """A booktabs table of the columns that a paper has room for; needs \\usepackage{booktabs}. Rows without a number are comments below it."""
     columns = [i for i, c in enumerate(of.columns) if c.paper]
-    lines = ["% needs \\usepackage{booktabs}; GMACs are giga multiply-adds a view", "\\begin{tabular}{" + "".join("l" if of.columns[i].text else "r" for i in columns) + "}"]
+    alignment = "".join("l" if of.columns[i].text else "r" for i in columns)
+    lines = ["% needs \\usepackage{booktabs}; GMACs are giga multiply-adds a view", f"\\begin{{tabular}}{{{alignment}}}"]
     lines += ["\\toprule", " & ".join(latex(of.columns[i].title) for i in columns) + " \\\\", "\\midrule"]
     last = ""
     for row in (r for r in of.rows if not r.lost):
@@ -214,21 +254,31 @@ def to_latex(of: Table) -> str:
         last = row.group
         lines.append(" & ".join(latex(row.cells[i].text) for i in columns) + " \\\\")
     lines += ["\\bottomrule", "\\end{tabular}"]
-    lines += ["% no number: " + " ".join(f"{r.cells[0].text} {r.cells[1].text} {r.cells[2].text} {r.cells[-2].text}".split()) for r in of.rows if r.lost]
+    for row in (r for r in of.rows if r.lost):
+        lines.append("% no number: " + " ".join(" ".join(cell.text for cell in (*row.cells[:3], row.cells[-2])).split()))
     return "\n".join(lines) + "\n"
 
 
 _LATEX = {
-    "\\": "\\textbackslash{}", "{": "\\{", "}": "\\}", "$": "\\$", "&": "\\&", "#": "\\#", "%": "\\%", "_": "\\_", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
-    "–": "--", "×": "$\\times$", "·": "$\\cdot$", "≤": "$\\leq$", "<": "\\textless{}", ">": "\\textgreater{}",
-}  # fmt: skip
+    "\\": "\\textbackslash{}",
+    "{": "\\{",
+    "}": "\\}",
+    "$": "\\$",
+    "&": "\\&",
+    "#": "\\#",
+    "%": "\\%",
+    "_": "\\_",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "–": "--",
+    "×": "$\\times$",
+    "·": "$\\cdot$",
+    "≤": "$\\leq$",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+}
 
 
 def latex(text: str) -> str:
     """Text with every character that LaTeX would take for a command written out."""
     return "".join(_LATEX.get(character, character) for character in text)
-
-
-def share(value: float | None) -> str:
-    """A share as percent with its sign."""
-    return NONE if value is None else f"{percent(value)} %"

@@ -43,6 +43,5 @@ def _reached(curves: Sequence[Sequence[CurvePoint]], seconds: float) -> float | 
 
 def mean_curve(curves: Sequence[Sequence[CurvePoint]]) -> list[tuple[float, float]]:
     """The seeds' curves averaged reading by reading, as far as all go."""
-    return [
-        (statistics.fmean(p.core_seconds for p in readings), statistics.fmean(p.val_top1 for p in readings)) for readings in zip(*curves, strict=False)
-    ]
+    together = zip(*curves, strict=False)
+    return [(statistics.fmean(p.core_seconds for p in readings), statistics.fmean(p.val_top1 for p in readings)) for readings in together]

@@ -1,4 +1,4 @@
-"""Which version of the code a row stands for: a hash of the system's file and of what it imports inside the project, and of the part that did the work.
+"""Which version of the code a row stands for: a hash of the system's file, of what it imports inside the project, and of the part that did the work.
 
 Files are hashed as syntax trees without docstrings, so that comments, docstrings and layout don't make results stale. Nothing is imported.
 """
@@ -37,11 +37,10 @@ def _version(system: str, kind: Kind, extra_folders: str) -> str:
     while pending:
         file = pending.pop()
         if file not in seen:
-            tree = ast.parse(file.read_bytes())
-            pending += [found for name in _imported(tree) if (found := _file_of(name))]
-            seen[file] = _bare(tree)
-    # By content alone, in the order of the names: a checkout elsewhere, or the installed package, has the same version.
-    text = "\n".join(f"{file.parent.name}/{file.name} {content}" for file, content in sorted(seen.items(), key=lambda item: (item[0].parent.name, item[0].name)))
+            imported, seen[file] = _facts(file)
+            pending += [found for name in imported if (found := _file_of(name))]
+    # By name and content alone: a checkout elsewhere, or the installed package, has the same version.
+    text = "\n".join(sorted(f"{file.parent.name}/{file.name} {content}" for file, content in seen.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -66,6 +65,13 @@ def _file_of(module: str) -> Path | None:
     base = _baselines() if rest[:1] == ["baselines"] and len(rest) > 1 else folders.PACKAGE
     path = base.joinpath(*(rest[1:] if base is not folders.PACKAGE else rest))
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+@functools.cache
+def _facts(file: Path) -> tuple[tuple[str, ...], str]:
+    """The modules that a file imports, and its text without what has no influence."""
+    tree = ast.parse(file.read_bytes())
+    return tuple(_imported(tree)), _bare(tree)
 
 
 def _imported(tree: ast.AST) -> list[str]:

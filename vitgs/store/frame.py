@@ -14,14 +14,15 @@ _ROW = ("id", "attempt", "status", "reason", "code_version", "started_utc", "sec
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a record. Columns: fields of the row and of its job, `knob.<name>`, `run.<name>`, and the numbers and texts of its result by dotted path."""
+    """One row a record. Columns: fields of the row and its job, `knob.<name>`, `run.<name>`, and numbers and texts of the result by dotted path."""
     return pd.DataFrame([_row(record) for record in records])
 
 
 def _row(record: Record) -> dict[str, Any]:
     job = record.job
     row: dict[str, Any] = {name: getattr(record, name) for name in _ROW} | {name: getattr(job, name) for name in _JOB}
-    row |= {"job": job.id, "flags": ",".join(record.flags), "frames": job.clip.frames, "height": job.clip.height, "width": job.clip.width, "classes": job.clip.class_count}
+    row |= {"job": job.id, "flags": ",".join(record.flags), "classes": job.clip.class_count}
+    row |= {name: getattr(job.clip, name) for name in ("frames", "height", "width")}
     row |= {f"knob.{name}": value for name, value in job.knobs.items()} | {f"run.{name}": value for name, value in job.run.items()}
     row |= {"split": job.options["split"]} if "split" in job.options else {}
     return row | dict(_flat(record.result))

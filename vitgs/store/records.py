@@ -56,7 +56,7 @@ def read_all(path: Path) -> Contents:
 
 
 def append(path: Path, record: Record) -> None:
-    """Adds a row and returns once it is on the disk. Several processes may do so at once. A full disk raises `BrokenOff` and leaves the rows whole."""
+    """Adds a row and returns once it is on the disk. Several processes may do so at once. A full disk is `BrokenOff`; the rows stay whole."""
     line = record_line(record).encode() + b"\n"
     with no_room_is_known(path):
         is_new = not path.exists()

@@ -1,4 +1,4 @@
-"""From a suite, a profile and the rows there are to the jobs that are still to know. A pure function: called again after each phase, it plans the next.
+"""From a suite, a profile and the rows there are to the jobs that they ask for. A pure function: called again after each phase, it plans the next.
 
 Tuning comes first: every entry of the suite tries the same learning rates at its first point, by val accuracy. Final jobs follow once an entry's
 rate is known, and the jobs at equal core-seconds once `joint` has told how many those are.
@@ -10,6 +10,7 @@ weights, so a point is measured once, or once a data set where the cost depends 
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -126,20 +127,22 @@ class Planner:
         clips = {"val": self.profile.evaluate.val_clips, "test": self.profile.evaluate.test_clips}
         more = {key: train.options[key] for key in ("equal", "trial_lr") if key in train.options}
         for run, split in product(runs, splits):
-            options = {"train_job": train.id, "split": split, "clips": clips[split], "data_digest": data.digest, "data_info": dict(data.information), "device": self.device}
+            options = {"train_job": train.id, "split": split, "clips": clips[split], "data_digest": data.digest, "device": self.device, **more}
+            if data.information:
+                options["data_info"] = dict(data.information)
             at = replace(point, run=run)
-            yield self._job(at, "eval", data=data, seed=train.seed, start=train.start, rule=point.rule, purpose=train.purpose, options={**options, **more})
+            yield self._job(at, "eval", data=data, seed=train.seed, start=train.start, rule=point.rule, purpose=train.purpose, options=options)
 
     def _job(self, point: Point, kind: Any, *, data: Data | None, seed: int, start: str, rule: Rule, purpose: Any, options: Mapping[str, Any]) -> Job:
         label = {"label": point.entry.label} if point.entry.label else {}
         return Job(
-            kind=kind, suite=self.suite.name, profile=self.profile.name, system=point.system, size=self.profile.size, style=self.profile.style,
+            kind=kind, suite=self.suite.name, profile=self.profile.name, system=point.system, size=point.entry.size or self.profile.size, style=self.profile.style,
             clip=(data or self.data[0]).clip, knobs=point.knobs, run={} if kind == "train" else point.run, rule=rule, seed=seed, start=start,
             data=data.name if data else "", purpose=purpose, options={**options, **label},
         )  # fmt: skip
 
     def _trials(self, entry: SystemEntry) -> dict[float, list[Job]]:
-        """Per learning rate, the tuning jobs of an entry: at its first build point, by its first rule, over all its run points. Final trainings follow suit."""
+        """Per learning rate, the tuning jobs of an entry: at its first build point, by its first rule, over all its run points."""
         points = list(self._points(entry))
         first, runs = points[0], list({str(p.run): p.run for p in points}.values())
         trials: dict[float, list[Job]] = {}
@@ -170,18 +173,18 @@ class Planner:
         if "core_seconds" not in self.profile.equal:
             return [], False
         system = registry.get(REFERENCE) if any(p.system == REFERENCE for p in self.points) else None
-        reference = next((p for p in self.points if system is not None and p.system == REFERENCE and p.knobs == self._build(system, {})), None)
+        reference = next((p for p in self.points if system is not None and p.system == REFERENCE and not p.entry.size and p.knobs == self._build(system, {})), None)
         if reference is None:
             return [], False
         rate, jobs, waiting = self._rate(reference.entry, ended), [], False
-        for data in self.data:
+        for data in (d for d in self.data if not self.profile.equal_data or d.name in self.profile.equal_data):
             row = None if rate is None else ended.get(self._train(reference, data, 0, self._recipe(rate), "final").id)
             waiting |= row is None
             if row is None or row.status != "measured":
                 continue
             core_seconds = float(f"{row.result['core_seconds']:.4g}")
             for point, own_rate in known:
-                if point.knobs == reference.knobs and point.system == REFERENCE:
+                if point.knobs == reference.knobs and point.system == REFERENCE and not point.entry.size:
                     continue
                 recipe = replace(self._recipe(own_rate), core_seconds=core_seconds)
                 train = self._train(point, data, 0, recipe, "final", equal="core_seconds")
@@ -197,7 +200,14 @@ class Planner:
 
 
 def planner(
-    suite: Suite, profile: Profile, *, models: Sequence[str] = (), seeds: int | None = None, data: Sequence[str] = (), threads: int = 1, device: str = "cpu"
+    suite: Suite,
+    profile: Profile,
+    *,
+    models: Sequence[str] = (),
+    seeds: int | None = None,
+    data: Sequence[str] = (),
+    threads: int = 1,
+    device: str = "cpu",
 ) -> Planner:
     """The planner of a suite under a profile; what is given here overrides the profile."""
     chosen = set(registry.select(list(models))) if models else None
@@ -206,24 +216,29 @@ def planner(
     if not entries:
         have = ", ".join(dict.fromkeys(entry.name for entry in suite.systems))
         raise UsageError(f"--models must name systems of suite {suite.name}", given=", ".join(models), remedy=f"it has {have}")
+    labels = Counter(entry.label or entry.name for entry in entries)
+    if (twice := labels.most_common(1)[0])[1] > 1:
+        rule = f"every entry of suite {suite.name} must have a label of its own"
+        raise UsageError(rule, given=f"{twice[0]} {twice[1]} times", remedy="give each a label")
     names = tuple(data) or profile.data
     if not names:
-        raise UsageError(f"a sweep needs data, and profile {profile.name} names none", given="no --data", remedy="give --data digits:moment, or a folder of videos")
+        rule = f"a sweep needs data, and profile {profile.name} names none"
+        raise UsageError(rule, given="no --data", remedy="give --data digits:moment, or a folder of videos")
     if seeds is not None and seeds < 1:
         raise UsageError("--seeds must be at least 1", given=seeds, remedy="give how many seeds to run: N means 0 to N-1")
     facts = {name: _facts(name, profile) for name in (*names, *(profile.tune.data if profile.tune.lr else ()))}
     # Data given by hand is what rates are tuned on too: the profile's own may not be there.
     tuned_on = () if not profile.tune.lr else tuple(data) or profile.tune.data or names
     return Planner(
-        suite=suite, profile=profile, entries=tuple(entries), data=tuple(facts[n] for n in dict.fromkeys(names)), tune_data=tuple(facts[n] for n in tuned_on),
-        seeds=profile.seeds if seeds is None else seeds, threads=threads, device=device,
+        suite=suite, profile=profile, entries=tuple(entries), seeds=profile.seeds if seeds is None else seeds, threads=threads, device=device,
+        data=tuple(facts[name] for name in dict.fromkeys(names)), tune_data=tuple(facts[name] for name in tuned_on),
     )  # fmt: skip
 
 
 def _facts(name: str, profile: Profile) -> Data:
     source = open_data(name, "val", frames=profile.frames, height=profile.height, width=profile.width)
     described = source.describe()
-    information = {key: described[key] for key in ("chance", "frame_average_ceiling") if key in described}
+    information: dict[str, Any] = {key: described[key] for key in ("chance", "frame_average_ceiling") if key in described}
     return Data(name=name, clip=replace(source.clip, class_names=None), digest=source.digest, information=information)
 
 

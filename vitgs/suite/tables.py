@@ -32,14 +32,15 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SystemEntry:
-    """One line of systems: the grid of build knobs (each point is trained by itself), the grid of run knobs (all from one training), the training rules.
+    """One line of systems: the grid of build knobs (each point is trained by itself), of run knobs (all from one training), and the training rules.
 
     `name` may be a pattern (`*`: every system). `label` tells entries of one system apart. `lever`: plain fewer frames or smaller pictures, which a
-    short profile may leave out.
+    short profile may leave out. `size`: another than the profile's, a lever too.
     """
 
     name: str
     label: str = ""
+    size: str = ""
     build: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     run: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     rules: tuple[str, ...] = ("elastic",)
@@ -48,7 +49,7 @@ class SystemEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """What to compare. `trials` and `seed` belong to the searching samplers; a grid has as many trials as points. `profile`: used unless another is named."""
+    """What to compare. `trials` and `seed` are for searching samplers; a grid takes all points. `profile`: used unless another is named."""
 
     name: str
     title: str = ""
@@ -88,7 +89,7 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One row's timing: clips a batch, seconds of timing, half-width of the intervals as a share, number format; `energy_window_s` 0 for no energy."""
+    """One row's timing: clips a batch, seconds, half-width of the intervals as a share, number format; `energy_window_s` 0 for no energy."""
 
     batch: int = 8
     seconds: float = 3.0
@@ -108,7 +109,10 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """On what and how hard. `equal`: trained for equal steps, and for the core-seconds that `joint` takes. `rules`, `levers`: a short form may leave some out."""
+    """On what and how hard. `equal`: for equal steps, and (on `equal_data`, or on all) for the core-seconds that `joint` takes.
+
+    A short form may leave out `rules` and `levers`.
+    """
 
     name: str
     title: str = ""
@@ -124,6 +128,7 @@ class Profile:
     rules: tuple[str, ...] = ("elastic", "paper")
     levers: bool = True
     equal: tuple[str, ...] = ("steps",)
+    equal_data: tuple[str, ...] = ()
     train: Mapping[str, Any] = field(default_factory=dict)
     tune: Tune = field(default_factory=Tune)
     start: Start = field(default_factory=Start)
@@ -160,7 +165,9 @@ def load_suite(name: str) -> Suite:
     if not suite.systems:
         raise UsageError(f"{file.name} must name at least one system", given="no [[systems]]", remedy='add [[systems]] with name = "vit_mean"')
     if suite.sampler != "grid" and suite.trials < 1:
-        raise UsageError(f"{file.name}: a search must say how many trials it may take", given=f"trials = {suite.trials}", remedy="set trials to 1 or more")
+        raise UsageError(
+            f"{file.name}: a search must say how many trials it may take", given=f"trials = {suite.trials}", remedy="set trials to 1 or more"
+        )
     return suite
 
 
