@@ -24,7 +24,7 @@ Status = Literal["measured", "failed", "skipped"]
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """The shape of one input clip `(frames, channels, height, width)` and its classes; `classes` as a mapping means several heads, concatenated in order."""
+    """The shape of one input clip `(frames, channels, height, width)` and its classes; a mapping means several heads, concatenated in order."""
 
     frames: int
     height: int

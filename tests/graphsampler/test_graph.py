@@ -17,11 +17,7 @@ def nodes(frames: int, tokens: int, width: int = 16, batch: int = 2) -> tuple[to
 def literal_neighbours(appearance_SD: torch.Tensor, position_S3: torch.Tensor, node: int, k: int, chunk: int, window: int) -> set[int]:
     unit = torch.nn.functional.normalize(appearance_SD - appearance_SD.mean(0), dim=-1)
     own = node // chunk
-    allowed = [
-        j
-        for j in range(len(unit))
-        if (window == 0 or abs(j // chunk - own) <= window) and position_S3[j, 0] != position_S3[node, 0]
-    ]
+    allowed = [j for j in range(len(unit)) if (window == 0 or abs(j // chunk - own) <= window) and position_S3[j, 0] != position_S3[node, 0]]
     ranked = sorted(allowed, key=lambda j: -float(unit[node] @ unit[j]))
     return set(ranked[:k])
 

@@ -27,7 +27,9 @@ def build() -> Linear:
 
 def run(folder: Path, model: Linear, *, recipe: Recipe = RECIPE, rule: loop.Rule = "elastic", tell: loop.Tell | None = None) -> TrainResult:
     values = {"scale": (1.0, 2.0)}
-    return train(model, SYSTEM, Quadrants("train"), Quadrants("val"), recipe, rule=rule, run_values=values, seed=3, folder=folder, name="m", tell=tell)
+    return train(
+        model, SYSTEM, Quadrants("train"), Quadrants("val"), recipe, rule=rule, run_values=values, seed=3, folder=folder, name="m", tell=tell
+    )
 
 
 def test_it_learns_and_says_what_it_cost(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ def shrunk(clip_BTCHW: Tensor, height: int) -> Tensor:
     if rows == height:
         return clip_BTCHW
     size = (height, round(columns * height / rows))
-    return F.interpolate(clip_BTCHW.flatten(0, 1), size=size, mode="bilinear", antialias=True, align_corners=False).unflatten(0, (-1, frames))
+    small = F.interpolate(clip_BTCHW.flatten(0, 1), size=size, mode="bilinear", antialias=True, align_corners=False)
+    return torch.unflatten(small, 0, (-1, frames))
 
 
 class TimeEmbed(nn.Module):

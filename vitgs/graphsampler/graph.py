@@ -19,8 +19,10 @@ RELATIVE = len(RELATIVE_SCALE)
 
 @dataclass(frozen=True)
 class Edges:
-    """`node_BSE`: the neighbours of each node, itself first; `valid_BSE`: False for a place that no neighbour fills; `similarity_BSE`: cosine of
-    appearance; `relative_BSER`: where and when the neighbour is, seen from the node."""
+    """`node_BSE`: the neighbours of each node, itself first; `valid_BSE`: False for a place that no neighbour fills.
+
+    `similarity_BSE`: cosine of appearance; `relative_BSER`: where and when the neighbour is, seen from the node.
+    """
 
     node_BSE: Tensor
     valid_BSE: Tensor
@@ -63,7 +65,7 @@ def build_edges(appearance_BSD: Tensor, position_BS3: Tensor, *, k: int, tempora
             candidate_SW = candidate_CW[:1].expand(count, -1)
         else:
             padding = chunks * chunk - count
-            query = F.pad(unit, (0, 0, 0, padding)).unflatten(1, (chunks, chunk))
+            query = torch.unflatten(F.pad(unit, (0, 0, 0, padding)), 1, (chunks, chunk))
             keys = unit[:, candidate_CW.clamp_min(0)]
             similarity = (query @ keys.transpose(2, 3)).flatten(1, 2)[:, :count]
             candidate_SW = candidate_CW.repeat_interleave(chunk, dim=0)[:count]
@@ -123,18 +125,20 @@ class GraphLayer(nn.Module):
         if self.message == "attention":
             query, key_value = projected.split((projected.shape[-1] // 3, projected.shape[-1] // 3 * 2), dim=-1)
             key, value = neighbours(key_value, node).chunk(2, dim=-1)
-            q_BSdh = query.unflatten(-1, (self.heads, -1)).transpose(2, 3)
-            products = (key.unflatten(-1, (self.heads, -1)) * q_BSdh.transpose(2, 3).unsqueeze(2)).sum(dim=-1)
-            logit_BSEh = logit_BSEh + products * q_BSdh.shape[2] ** -0.5
+            q_BS1hd = self._heads(query).unsqueeze(2)
+            logit_BSEh = logit_BSEh + (self._heads(key) * q_BS1hd).sum(dim=-1) * q_BS1hd.shape[-1] ** -0.5
         else:
             value = neighbours(projected, node)
         if bias_BS is not None:
             logit_BSEh = logit_BSEh + neighbours(bias_BS.unsqueeze(-1), node)
         logit_BSEh = logit_BSEh.masked_fill(~edges.valid_BSE.unsqueeze(-1), torch.finfo(logit_BSEh.dtype).min)
         weight_BSEh = logit_BSEh.softmax(dim=2)
-        gathered = (value.unflatten(-1, (self.heads, -1)) * weight_BSEh.unsqueeze(-1)).sum(dim=2).flatten(2)
+        gathered = (self._heads(value) * weight_BSEh.unsqueeze(-1)).sum(dim=2).flatten(2)
         # R is linear, so the relative features are averaged first and projected once a node.
         relative = (weight_BSEh.transpose(2, 3) @ edges.relative_BSER).flatten(2)
         x_BSD = x_BSD + self.output(gathered + self.relative_value(relative))
         out: Tensor = x_BSD + self.feed(self.norm2(x_BSD))
         return out
+
+    def _heads(self, value: Tensor) -> Tensor:
+        return torch.unflatten(value, -1, (self.heads, -1))

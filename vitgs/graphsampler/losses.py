@@ -34,11 +34,13 @@ def shifted(clip_BTCHW: Tensor, patch: int, rows: int, columns: int) -> Tensor:
     return torch.roll(clip_BTCHW, (rows * patch, columns * patch), dims=(3, 4))
 
 
-def consistency_loss(logits_BC: Tensor, other_BC: Tensor, utility_BTN: Tensor, other_BTN: Tensor, shift: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+def consistency_loss(
+    logits_BC: Tensor, other_BC: Tensor, utility_BTN: Tensor, other_BTN: Tensor, shift: tuple[int, int], grid: tuple[int, int]
+) -> Tensor:
     """Symmetric KL divergence of the predictions plus the squared difference of utilities, the second view's mapped back through its translation."""
     p, q = logits_BC.log_softmax(-1), other_BC.log_softmax(-1)
     divergence = 0.5 * (F.kl_div(p, q, log_target=True, reduction="batchmean") + F.kl_div(q, p, log_target=True, reduction="batchmean"))
-    mapped = torch.roll(other_BTN.unflatten(2, grid), (-shift[0], -shift[1]), dims=(2, 3)).flatten(2)
+    mapped = torch.roll(torch.unflatten(other_BTN, 2, grid), (-shift[0], -shift[1]), dims=(2, 3)).flatten(2)
     return divergence + F.mse_loss(torch.sigmoid(utility_BTN), torch.sigmoid(mapped))
 
 

@@ -1,4 +1,4 @@
-"""A memory bank after Temporal Graph Networks (Rossi 2020, section 3): slots whose state is updated in time order by messages from the nodes of each frame.
+"""A memory bank after Temporal Graph Networks (Rossi 2020, section 3): slots updated in time order by messages from the nodes of each frame.
 
 Equations: message m_s(t) = sum_i softmax_i(w_s.h_i + log u_i) V h_i over the nodes i of frame t, with an encoding of the time since the last update;
 state s(t) = GRU(m_s(t), s(t-)); a frame without nodes leaves the state as it is. Nodes read the state of their own time.
@@ -15,15 +15,15 @@ def pool_by_frame(value_BSD: Tensor, logit_BSM: Tensor, frame_BS: Tensor, frames
 
     Linear in the number of nodes: a segment softmax by scattered sums.
     """
-    batch, count, slots = logit_BSM.shape
+    batch, _, slots = logit_BSM.shape
     weight_BSM = (logit_BSM - logit_BSM.amax(dim=1, keepdim=True).detach()).exp()
     weighted_BSX = (weight_BSM.unsqueeze(-1) * value_BSD.unsqueeze(2)).flatten(2)
     packed_BSY = torch.cat([weighted_BSX, weight_BSM, torch.ones_like(weight_BSM[..., :1])], dim=2)
     index_BSY = frame_BS.unsqueeze(-1).expand(-1, -1, packed_BSY.shape[2])
     total_BTY = packed_BSY.new_zeros(batch, frames, packed_BSY.shape[2]).scatter_add(1, index_BSY, packed_BSY)
     width = value_BSD.shape[2]
-    top, weight, held = total_BTY.split((slots * width, slots, 1), dim=2)
-    return top.unflatten(2, (slots, width)) / weight.unsqueeze(-1).clamp_min(1e-12), held.squeeze(-1) > 0
+    top, weight, held = torch.split(total_BTY, [slots * width, slots, 1], dim=2)
+    return torch.unflatten(top, 2, (slots, width)) / weight.unsqueeze(-1).clamp_min(1e-12), held.squeeze(-1) > 0
 
 
 class MemoryBank(nn.Module):
@@ -52,7 +52,7 @@ class MemoryBank(nn.Module):
         states_BTMW = self.update(message_BTMW, held_BT)
         address_BSM = logit_BSM.softmax(dim=-1)
         index = frame_BS[:, :, None].expand(-1, -1, self.slots * self.width)
-        own_BSMW = states_BTMW.flatten(2).gather(1, index).unflatten(2, (self.slots, self.width))
+        own_BSMW = torch.unflatten(states_BTMW.flatten(2).gather(1, index), 2, (self.slots, self.width))
         read_BSW = (address_BSM.unsqueeze(2) @ own_BSMW).squeeze(2)
         return x_BSD + self.read(read_BSW), states_BTMW[:, -1].flatten(1)
 

@@ -5,7 +5,6 @@ Every part can be switched off by a knob: with budget 1, `utility` none, L = 0 a
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from vitgs.backbone.embeddings import TimeEmbed
@@ -151,10 +150,10 @@ class GraphSampler(nn.Module):
             pooled: Tensor = self.readout(nodes)
             return pooled
         batch = nodes.x_BND.shape[0]
-        token = self.readout(encoded).unflatten(0, (batch, -1)).mean(dim=1)
-        if nodes is before:
-            return token
-        return token + MeanReadout()(nodes.with_x(nodes.x_BND - before.x_BND))
+        token: Tensor = self.readout(encoded).reshape(batch, -1, nodes.x_BND.shape[2]).mean(dim=1)
+        if nodes is not before:
+            token = token + MeanReadout()(nodes.with_x(nodes.x_BND - before.x_BND))
+        return token
 
 
 SYSTEM = System(
@@ -169,7 +168,9 @@ SYSTEM = System(
         "k": Knob(values=(2, 4, 6, 8, 16), default=6, low=1, high=4096, help="most similar nodes that a node listens to"),
         "layers": Knob(values=(0, 1, 2, 4), default=2, low=0, high=64, help="rounds of message passing, L; 0 for no graph"),
         "memory": Knob(values=(0, 1, 2, 4, 8), default=2, low=0, high=1024, help="slots of the memory bank; 0 for none"),
-        "window": Knob(values=(0, 2, 4, 8), default=8, low=0, high=4096, help="chunks to either side in which neighbours are sought; 0 for the whole clip"),
+        "window": Knob(
+            values=(0, 2, 4, 8), default=8, low=0, high=4096, help="chunks to either side in which neighbours are sought; 0 for the whole clip"
+        ),
         "message": Knob(values=("attention", "mean"), default="attention", help="how messages are weighted"),
         "select": Knob(values=SELECTORS, default="both", help="which axis the utility may thin"),
         "decision": Knob(values=DECISIONS, default="free", help="the best pairs of the clip, or M frames x K tokens"),
@@ -178,7 +179,9 @@ SYSTEM = System(
         "readout": Knob(values=READOUTS, default="attention", help="how nodes become one vector"),
         "noise": Knob(values=(True, False), default=True, help="Gumbel noise on the utility in training"),
         "sparsity": Knob(values=(0.0, 0.01, 0.1), default=0.01, low=0.0, high=100.0, help="weight of the sparsity regulariser"),
-        "consistency": Knob(values=(0.0, 0.1, 1.0), default=0.0, low=0.0, high=100.0, help="weight of the consistency regulariser; doubles the training cost"),
+        "consistency": Knob(
+            values=(0.0, 0.1, 1.0), default=0.0, low=0.0, high=100.0, help="weight of the consistency regulariser; doubles the training cost"
+        ),
         "frozen": Knob(values=(False, True), default=False, help="whether the image ViT stays as it is"),
     },
 )

@@ -141,9 +141,13 @@ class Planner:
             data=data.name if data else "", purpose=purpose, options={**options, **label},
         )  # fmt: skip
 
+    def _tuned_as(self, entry: SystemEntry) -> SystemEntry:
+        """A lever is the same system on less: it takes the rate of the system's own entry."""
+        return next((e for e in self.entries if e.name == entry.name and not e.lever), entry) if entry.lever else entry
+
     def _trials(self, entry: SystemEntry) -> dict[float, list[Job]]:
         """Per learning rate, the tuning jobs of an entry: at its first build point, by its first rule, over all its run points."""
-        points = list(self._points(entry))
+        points = list(self._points(self._tuned_as(entry)))
         first, runs = points[0], list({str(p.run): p.run for p in points}.values())
         trials: dict[float, list[Job]] = {}
         for rate, data, seed in product(self.profile.tune.lr, self.tune_data, range(self.profile.tune.seeds)):
@@ -173,7 +177,9 @@ class Planner:
         if "core_seconds" not in self.profile.equal:
             return [], False
         system = registry.get(REFERENCE) if any(p.system == REFERENCE for p in self.points) else None
-        reference = next((p for p in self.points if system is not None and p.system == REFERENCE and not p.entry.size and p.knobs == self._build(system, {})), None)
+        reference = next(
+            (p for p in self.points if system is not None and p.system == REFERENCE and not p.entry.size and p.knobs == self._build(system, {})), None
+        )
         if reference is None:
             return [], False
         rate, jobs, waiting = self._rate(reference.entry, ended), [], False

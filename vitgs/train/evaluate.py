@@ -64,7 +64,10 @@ def evaluate(
     clips: int | None,
     device: str = "cpu",
 ) -> EvalResult:
-    """Top-1 and top-5 on the first `clips` fixed clips of the split (None: all there are); with `repeat`, the mean over the values of those run knobs."""
+    """Top-1 and top-5 on the first `clips` fixed clips of the split (None: all there are).
+
+    With `repeat`, the mean over the values of those run knobs.
+    """
     started = time.perf_counter()
     repetitions = [dict(zip(repeat or {}, values, strict=True)) for values in product(*(repeat or {}).values())]
     first: list[list[torch.Tensor]] = [[] for _ in repetitions]

@@ -43,7 +43,7 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What training gave and what it cost. `core_seconds`: CPU time of this process in training steps alone; `device_seconds`: wall clock of the same."""
+    """What training gave and what it cost. `core_seconds`: CPU time of this process in training steps; `device_seconds`: wall clock of the same."""
 
     checkpoint: Mapping[str, str]
     curve: tuple[CurvePoint, ...]

@@ -12,7 +12,7 @@ from vitgs.errors import UsageError, unknown
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """AdamW with warm-up and cosine decay. `evaluations`: points of the val curve; `core_seconds`: when set, `steps` follows from the system's own speed."""
+    """AdamW with warm-up and cosine decay. `evaluations`: points of the val curve; with `core_seconds`, `steps` follows from the system's speed."""
 
     steps: int = 400
     batch: int = 32

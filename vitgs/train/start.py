@@ -58,7 +58,7 @@ class StillModel(nn.Module):
 
 def _factored(logits_BF: Tensor) -> Tensor:
     """Logits of (digit, row, column) as sums of the logits of each: `(B, 18)` -> `(B, 160)`."""
-    digit, row, column = logits_BF.split(FACTORS, dim=1)
+    digit, row, column = torch.split(logits_BF, list(FACTORS), dim=1)
     return (digit[:, :, None, None] + row[:, None, :, None] + column[:, None, None, :]).flatten(1)
 
 
