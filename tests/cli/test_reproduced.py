@@ -26,12 +26,32 @@ def estimate(value: float | None, low: float | None = None, high: float | None =
 @pytest.mark.parametrize(
     ("before", "now", "same"),
     [
-        (row("measure", macs=10, latency_ratio=estimate(1.0, 0.9, 1.1)), row("measure", macs=10, latency_ratio=estimate(1.15, 1.05, 1.2)), True),
-        (row("measure", macs=10, latency_ratio=estimate(1.0, 0.9, 1.1)), row("measure", macs=10, latency_ratio=estimate(1.3, 1.2, 1.4)), False),
-        (row("measure", macs=10, latency_ratio=estimate(1.0, 0.9, 1.1)), row("measure", macs=11, latency_ratio=estimate(1.0, 0.9, 1.1)), False),
-        (row("measure", macs=10, latency_ratio=estimate(1.0, 0.9, 1.1)), row("measure", macs=10, latency_ratio=estimate(None)), False),
+        (
+            row("measure", cost={"macs": 10}, latency_to_anchor=estimate(1.0, 0.9, 1.1)),
+            row("measure", cost={"macs": 10}, latency_to_anchor=estimate(1.15, 1.05, 1.2)),
+            True,
+        ),
+        (
+            row("measure", cost={"macs": 10}, latency_to_anchor=estimate(1.0, 0.9, 1.1)),
+            row("measure", cost={"macs": 10}, latency_to_anchor=estimate(1.3, 1.2, 1.4)),
+            False,
+        ),
+        (
+            row("measure", cost={"macs": 10}, latency_to_anchor=estimate(1.0, 0.9, 1.1)),
+            row("measure", cost={"macs": 11}, latency_to_anchor=estimate(1.0, 0.9, 1.1)),
+            False,
+        ),
+        (
+            row("measure", cost={"macs": 10}, latency_to_anchor=estimate(1.0, 0.9, 1.1)),
+            row("measure", cost={"macs": 10}, latency_to_anchor=estimate(None)),
+            False,
+        ),
         # The absolute time belongs to the machine and stands beside.
-        (row("measure", macs=10, latency_ms=estimate(5.0, 4.9, 5.1)), row("measure", macs=10, latency_ms=estimate(9.0, 8.9, 9.1)), True),
+        (
+            row("measure", cost={"macs": 10}, latency_ms=estimate(5.0, 4.9, 5.1)),
+            row("measure", cost={"macs": 10}, latency_ms=estimate(9.0, 8.9, 9.1)),
+            True,
+        ),
         (row("eval", labels_digest="a", top1=estimate(0.8, 0.7, 0.9)), row("eval", labels_digest="a", top1=estimate(0.8, 0.7, 0.9)), True),
         (row("eval", labels_digest="a", top1=estimate(0.8, 0.7, 0.9)), row("eval", labels_digest="b", top1=estimate(0.8, 0.7, 0.9)), False),
         (row("train", checkpoint={"digest": "x"}), row("train", checkpoint={"digest": "x"}), True),
@@ -46,6 +66,6 @@ def test_what_is_reproduced(before: Record, now: Record, same: bool) -> None:
 
 
 def test_a_value_that_was_never_measured_decides_nothing() -> None:
-    before = row("measure", macs=10, latency_ratio=estimate(None), energy_j_per_clip=estimate(None))
-    lines = compare(before, row("measure", macs=10, latency_ratio=estimate(1.0, 0.9, 1.1)))
-    assert [line.name for line in lines] == ["macs"]
+    before = row("measure", cost={"macs": 10}, latency_to_anchor=estimate(None), energy={"gross_j_per_clip": estimate(None)})
+    lines = compare(before, row("measure", cost={"macs": 10}, latency_to_anchor=estimate(1.0, 0.9, 1.1)))
+    assert [line.name for line in lines] == ["cost.macs"]

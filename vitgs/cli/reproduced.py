@@ -16,10 +16,10 @@ from vitgs.record import Record
 EXACT = {
     "train": ("params", "params_trainable", "steps"),
     "eval": ("split", "clips", "labels_digest"),
-    "measure": ("params", "macs", "flops", "batch", "dtype"),
+    "measure": ("cost.params", "cost.macs", "cost.flops", "batch", "settings.dtype"),
 }
-ESTIMATES = {"train": (), "eval": ("top1", "top5"), "measure": ("latency_ratio", "throughput_ratio")}
-BESIDE = {"train": ("core_seconds",), "eval": (), "measure": ("latency_ms", "clips_per_s", "energy_j_per_clip")}
+ESTIMATES = {"train": (), "eval": ("top1", "top5"), "measure": ("latency_to_anchor", "throughput_to_anchor")}
+BESIDE = {"train": ("core_seconds",), "eval": (), "measure": ("latency_ms", "throughput_clips_per_s", "energy.gross_j_per_clip")}
 Z95 = 1.959964
 
 
@@ -35,10 +35,12 @@ class Line:
 
 def compare(before: Record, now: Record) -> list[Line]:
     """Every value that both rows should share."""
-    kind, old, new = before.job.kind, before.result, now.result
-    lines = [_line(name, old[name], new.get(name), old[name] == new.get(name)) for name in EXACT[kind] if name in old]
-    lines += [_estimates(name, old[name], new.get(name), decides=True) for name in ESTIMATES[kind] if _value(old.get(name)) is not None]
-    lines += [_estimates(name, old[name], new.get(name), decides=False) for name in BESIDE[kind] if _value(old.get(name)) is not None]
+    kind = before.job.kind
+    both = {name: (_at(before.result, name), _at(now.result, name)) for name in (*EXACT[kind], *ESTIMATES[kind], *BESIDE[kind])}
+    lines = [_line(name, old, new, old == new) for name, (old, new) in both.items() if name in EXACT[kind] and old is not None]
+    for name, (old, new) in both.items():
+        if name not in EXACT[kind] and _value(old) is not None:
+            lines.append(_estimates(name, old, new, decides=name in ESTIMATES[kind]))
     return lines + (_training(before, now) if kind == "train" else [])
 
 
@@ -66,6 +68,14 @@ def _estimates(name: str, before: Any, now: Any, *, decides: bool) -> Line:
     (old_low, old_high), (new_low, new_high) = _interval(before), _interval(now)
     overlap = _value(now) is not None and old_low <= new_high and new_low <= old_high
     return _line(name, _text(before), _text(now), overlap if decides else None)
+
+
+def _at(result: Mapping[str, Any], path: str) -> Any:
+    """`cost.macs` -> `result["cost"]["macs"]`; None where there is nothing."""
+    value: Any = result
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def _value(estimate: Any) -> float | None:

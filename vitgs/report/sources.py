@@ -25,14 +25,18 @@ class MachineResults:
     groups: Mapping[str, tuple[int, ...]]
 
 
+REFERENCE = "reference-"
+
+
 def machine_folders(results: Sequence[Path]) -> list[Path]:
-    """The folders among `results`, or directly inside them, that hold rows."""
+    """The folders among `results`, or directly inside them, that hold rows. Committed references are taken when named, or when there is nothing else."""
     found: list[Path] = []
     for folder in results:
         if any(folder.glob("*.jsonl")):
             found.append(folder)
         elif folder.is_dir():
-            found += sorted(f for f in folder.iterdir() if f.is_dir() and any(f.glob("*.jsonl")))
+            inside = sorted(f for f in folder.iterdir() if f.is_dir() and any(f.glob("*.jsonl")))
+            found += [f for f in inside if not f.name.startswith(REFERENCE)] or inside
     return list(dict.fromkeys(found))
 
 

@@ -79,9 +79,19 @@ class Planner:
         """The whole grid."""
         return tuple(point for entry in self.entries for point in self._points(entry))
 
+    @cached_property
+    def _systems(self) -> dict[str, System]:
+        """Looked up once: finding a system reads folders."""
+        return {name: registry.get(name) for name in (*(entry.name for entry in self.entries), ANCHOR, REFERENCE)}
+
+    @cached_property
+    def _tuning(self) -> dict[str, dict[float, list[Job]]]:
+        """By entry's label and learning rate, the tuning jobs."""
+        return {entry.label or entry.name: self._trials(entry) for entry in self.entries}
+
     def plan(self, points: Sequence[Point], ended: Mapping[str, Record]) -> Plan:
         """The jobs of these points. `ended`: the row that counts of each job that has one, whatever its status."""
-        tuning = {job.id: job for point in points for jobs in self._trials(point.entry).values() for job in jobs}
+        tuning = {job.id: job for point in points for jobs in self._tuning[point.label].values() for job in jobs}
         rates = {id(point): self._rate(point.entry, ended) for point in points}
         known = [(point, rate) for point in points if (rate := rates[id(point)]) is not None]
         final = {job.id: job for point, rate in known for job in self._final(point, self._recipe(rate))}
@@ -97,7 +107,7 @@ class Planner:
         return [job for job in final if job.options.get("split") == "val"] + self._costs(point)
 
     def _points(self, entry: SystemEntry) -> Iterator[Point]:
-        system = registry.get(entry.name)
+        system = self._systems[entry.name]
         _check(entry, system)
         builds, runs = (list(_grid(grid, knobs)) for grid, knobs in ((entry.build, system.build_knobs), (entry.run, system.run_knobs)))
         rules: tuple[Rule, ...] = ("none",)
@@ -114,7 +124,7 @@ class Planner:
         return replace(recipe_from(self.profile.train), lr=rate)
 
     def _train(self, point: Point, data: Data, seed: int, recipe: Recipe, purpose: str, **more: Any) -> Job:
-        system = registry.get(point.system)
+        system = self._systems[point.system]
         options: dict[str, Any] = {"recipe": asdict(recipe), "data_digest": data.digest, "tuned": bool(self.profile.tune.lr), "device": self.device}
         if point.rule == "elastic":
             options["run_values"] = {name: [_as_declared(system.space[name], v) for v in values] for name, values in point.entry.run.items()}
@@ -136,9 +146,10 @@ class Planner:
     def _job(self, point: Point, kind: Any, *, data: Data | None, seed: int, start: str, rule: Rule, purpose: Any, options: Mapping[str, Any]) -> Job:
         label = {"label": point.entry.label} if point.entry.label else {}
         return Job(
-            kind=kind, suite=self.suite.name, profile=self.profile.name, system=point.system, size=point.entry.size or self.profile.size, style=self.profile.style,
-            clip=(data or self.data[0]).clip, knobs=point.knobs, run={} if kind == "train" else point.run, rule=rule, seed=seed, start=start,
-            data=data.name if data else "", purpose=purpose, options={**options, **label},
+            kind=kind, suite=self.suite.name, profile=self.profile.name, purpose=purpose,
+            system=point.system, size=point.entry.size or self.profile.size, style=self.profile.style, clip=(data or self.data[0]).clip,
+            knobs=point.knobs, run={} if kind == "train" else point.run, rule=rule, seed=seed, start=start, data=data.name if data else "",
+            options={**options, **label},
         )  # fmt: skip
 
     def _tuned_as(self, entry: SystemEntry) -> SystemEntry:
@@ -158,7 +169,7 @@ class Planner:
 
     def _rate(self, entry: SystemEntry, ended: Mapping[str, Record]) -> float | None:
         """The learning rate with the best mean val accuracy; None while trials are missing. Rates of which a job failed don't stand for election."""
-        trials = self._trials(entry)
+        trials = self._tuning[entry.label or entry.name]
         if any(job.id not in ended for jobs in trials.values() for job in jobs):
             return None
         scores = {}
@@ -176,10 +187,8 @@ class Planner:
         """Seed 0 of every cell again, for the core-seconds that the reference took at equal steps; and whether that is still to be known."""
         if "core_seconds" not in self.profile.equal:
             return [], False
-        system = registry.get(REFERENCE) if any(p.system == REFERENCE for p in self.points) else None
-        reference = next(
-            (p for p in self.points if system is not None and p.system == REFERENCE and not p.entry.size and p.knobs == self._build(system, {})), None
-        )
+        knobs = self._build(self._systems[REFERENCE], {})
+        reference = next((p for p in self.points if p.system == REFERENCE and not p.entry.size and p.knobs == knobs), None)
         if reference is None:
             return [], False
         rate, jobs, waiting = self._rate(reference.entry, ended), [], False
@@ -198,7 +207,7 @@ class Planner:
         return jobs, waiting
 
     def _costs(self, point: Point) -> list[Job]:
-        system, anchor = registry.get(point.system), registry.get(ANCHOR)
+        system, anchor = self._systems[point.system], self._systems[ANCHOR]
         options = {**asdict(self.profile.measure), "device": self.device, "threads": self.threads, "anchor": self._build(anchor, {})}
         plain = replace(point, entry=replace(point.entry, label=""))
         where: Sequence[Data | None] = self.data if system.content else (None,)

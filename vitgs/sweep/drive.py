@@ -124,7 +124,8 @@ class _Sweep:
     concerned: dict[str, None] = field(default_factory=dict)
     unrestored: dict[str, str] = field(default_factory=dict)
     _lanes: dict[bool, LocalExecutor] = field(default_factory=dict)
-    _started: bool = False
+    _busy: set[str] = field(default_factory=set)
+    _started: set[str] = field(default_factory=set)
 
     def work(self, trials: Trials) -> None:
         """Until the study has no more points and every job of its points has a row."""
@@ -159,8 +160,8 @@ class _Sweep:
     def _run(self, jobs: Sequence[Job], *, alone: bool) -> None:
         """Works off `jobs`: an eval job once its weights are there, and as few at a time as there are workers, so that later rows can decide."""
         lane, width = self._lane(alone), 1 if alone else self.workers
-        if any(job.kind == "train" and job.start == "shared" for job in jobs):
-            self._make_start(lane)
+        for size in dict.fromkeys(job.size for job in jobs if job.kind == "train" and job.start == "shared"):
+            self._make_start(lane, size)
         pending, running = {job.id: job for job in jobs}, dict[Future[Record], tuple[Job, bool]]()
         while pending or running:
             for job in list(pending.values()):
@@ -171,6 +172,7 @@ class _Sweep:
             self.bar.expect(sum(job_id in self.ledger.ended for job_id in self.concerned), len(self.concerned), left_s)
             for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                 job, restores = running.pop(future)
+                self._busy.discard(job.id)
                 record = self._record(job, future)
                 if not restores:
                     self._add(record)
@@ -180,7 +182,7 @@ class _Sweep:
     def _begin(self, job: Job, pending: dict[str, Job], running: dict[Future[Record], tuple[Job, bool]], lane: LocalExecutor) -> None:
         """Starts a job, or its training if only the weights of that are lost, or does nothing while it must wait."""
         train_id, restores = str(job.options.get("train_job", "")), False
-        if train_id in pending or any(other.id == train_id for other, _ in running.values()):
+        if train_id in pending or train_id in self._busy:
             return
         if job.kind == "eval":
             train = self.ledger.ended.get(train_id)
@@ -196,6 +198,7 @@ class _Sweep:
         limit_s = {"train": self.profile.limits.train_s, "eval": self.profile.limits.eval_s, "measure": self.profile.limits.measure_s}[job.kind]
         future = lane.submit_limited(limit_s, run.execute, job, attempt=self.ledger.next_attempt(job), results_folder=self.ledger.file.parent)
         running[future] = (job, restores)
+        self._busy.add(job.id)
 
     def _record(self, job: Job, future: Future[Record]) -> Record:
         try:
@@ -219,14 +222,14 @@ class _Sweep:
         self.written += 1
         self.bar.row(record)
 
-    def _make_start(self, lane: LocalExecutor) -> None:
+    def _make_start(self, lane: LocalExecutor, size: str) -> None:
         """The shared image weights first, with all cores: every training would wait for them."""
-        if self._started:
+        if size in self._started:
             return
-        self._started = True
+        self._started.add(size)
         profile = self.profile
-        self.bar.say("start: image weights from still digits (made once, then kept)")
-        args = (profile.size, profile.style, profile.height, profile.width, profile.start.steps)
+        self.bar.say(f"start: image weights of size {size} from still digits (made once, then kept)")
+        args = (size, profile.style, profile.height, profile.width, profile.start.steps)
         try:
             lane.submit_limited(profile.limits.train_s, run.image_start, *args, threads=cores()).result()
         except BrokenOff:
