@@ -1,7 +1,9 @@
-"""Fixtures for all tests: a fixed seed, and one thread, so that results don't depend on the machine."""
+"""Fixtures for all tests: a fixed seed, one thread, and a temporary folder of their own, so that results don't depend on the machine."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -16,3 +18,17 @@ def fixed_seed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_temporary_folder() -> Iterator[None]:
+    """The lock that gives one command the machine lies in the temporary folder: tests must not wait for a sweep that runs beside them."""
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="vitgs-tests-") as folder:
+        os.environ["TMPDIR"], tempfile.tempdir = folder, None
+        yield
+        tempfile.tempdir = None
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
