@@ -20,7 +20,7 @@ from vitgs.data.digits import Digits, Stills, named_task, pixels
 from vitgs.data.digits_images import COUNTS, images
 from vitgs.data.digits_tasks import PAINTERS, direction_paths, link_offsets, start_pairs
 from vitgs.data.source import SPLITS, Clips, Split
-from vitgs.data.task import STILL_SHARES, DIRECTIONS, STILLS, TASKS, Task
+from vitgs.data.task import DIRECTIONS, STILL_SHARES, STILLS, TASKS, Task
 from vitgs.errors import UsageError
 
 ALL = [*TASKS.values(), STILLS]

@@ -46,7 +46,7 @@ def test_a_frame_at_a_time_it_is_the_frame_average(readout: str) -> None:
 def test_frame_and_token_terms_share_one_gradient() -> None:
     model = build(budget=0.25).train()
     losses = objective(model, Batch(clip_BTCHW=video(), label_B=torch.tensor([0, 1])), 0.0, torch.Generator())
-    losses.total.backward()
+    torch.autograd.backward(losses.total)
     assert model.utility is not None
     for name in ("token.weight", "frame_out.weight", "down.weight"):
         grad = model.utility.get_parameter(name).grad
@@ -70,7 +70,7 @@ def test_the_sparsity_loss_is_zero_where_the_expected_share_meets_the_budget() -
 
 def test_consistency_maps_positions_back_through_the_translation() -> None:
     utility = torch.randn(2, 3, 16)
-    rolled = torch.roll(utility.unflatten(2, (4, 4)), (1, 2), dims=(2, 3)).flatten(2)
+    rolled = torch.roll(torch.unflatten(utility, 2, (4, 4)), (1, 2), dims=(2, 3)).flatten(2)
     logits = torch.randn(2, 5)
     assert float(consistency_loss(logits, logits, utility, rolled, (1, 2), (4, 4))) < 1e-9
     assert float(consistency_loss(logits, logits, utility, rolled, (0, 2), (4, 4))) > 1e-3
@@ -86,7 +86,7 @@ def test_regularisers_enter_the_loss() -> None:
 
 def test_a_frozen_backbone_gets_no_gradient() -> None:
     model = build(frozen=True).train()
-    objective(model, Batch(clip_BTCHW=video(), label_B=torch.tensor([0, 1])), 0.0, torch.Generator()).total.backward()
+    torch.autograd.backward(objective(model, Batch(clip_BTCHW=video(), label_B=torch.tensor([0, 1])), 0.0, torch.Generator()).total)
     assert all(p.grad is None for p in model.vit.parameters())
     assert all(p.grad is not None for name, p in model.named_parameters() if not name.startswith("vit."))
 

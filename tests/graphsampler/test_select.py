@@ -41,7 +41,7 @@ def test_the_dense_choice_takes_the_best_frames_first() -> None:
 def test_one_axis_alone_leaves_the_other_whole() -> None:
     utility = torch.randn(1, 8, 16)
     frames = choose(utility, select="frame", decision="free", budget=0.25, noisy=False)[0] // 16
-    assert frames.unique().numel() == 2 and frames.shape == (32,)
+    assert len(set(frames.tolist())) == 2 and frames.shape == (32,)
     tokens = choose(utility, select="token", decision="free", budget=0.25, noisy=False)[0] // 16
     assert tokens.bincount(minlength=8).tolist() == [4] * 8
 

@@ -25,7 +25,8 @@ def test_bits_and_accuracy_agree_and_repetitions_are_averaged() -> None:
     bits = [unpack_bits(packed, 100) for packed in result.correct1]
     assert len(bits) == 2 and sum(bits[0]) > sum(bits[1])
     assert result.top1.value == pytest.approx(np.mean(bits))
-    assert result.top1.low is not None and result.top1.high is not None and result.top1.low < result.top1.value < result.top1.high
+    assert result.top1.value is not None and result.top1.low is not None and result.top1.high is not None
+    assert result.top1.low < result.top1.value < result.top1.high
     assert result.top5.value == 1.0 and result.split == "test" and len(result.group_index) == 100
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vitgs.spec import Clip, Knob, Size, System
 from vitgs.backbone.sizes import Style
+from vitgs.spec import Clip, Knob, Size, System
 
 
 @dataclass(frozen=True, kw_only=True)

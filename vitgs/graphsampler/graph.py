@@ -31,7 +31,7 @@ class Edges:
 
 
 def chunked_candidates(count: int, chunk: int, window: int, device: torch.device) -> Tensor:
-    """The candidates of each chunk as node indices, `(chunks, (2 window + 1) chunk)`; -1 where there is none. `window` 0: every node for every chunk."""
+    """The candidates of each chunk as node indices, `(chunks, (2 window + 1) chunk)`; -1 where there is none. `window` 0: every node."""
     chunks = -(-count // chunk)
     if window == 0 or window >= chunks - 1:
         return torch.arange(count, device=device).expand(chunks, count)

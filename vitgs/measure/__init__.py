@@ -1,1 +1,1 @@
-"""Measuring one model: cost, time, memory, energy, stages, each with its interval and its validity. It receives modules and inputs and names no system."""
+"""Measuring one model: cost, time, memory, energy, stages, each with its interval and validity. It receives modules and names no system."""

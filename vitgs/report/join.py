@@ -18,6 +18,7 @@ from vitgs.report.points import Accuracy, Book, Configuration, CurvePoint, Lost,
 from vitgs.report.reading import STALE, CurrentVersion, configuration_of, is_stale, newest, number
 from vitgs.report.sources import MachineResults
 
+MOMENTARY = ("load_1min", "threads", "git_dirty")
 UNNAMED = Name(series="", setting="")
 
 
@@ -164,10 +165,12 @@ def _without_rule(configuration: Configuration) -> Configuration:
 
 
 def _distinct(values: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The environments that differ in more than what every row has of its own; rows keep all of it."""
     found: list[Mapping[str, Any]] = []
     for value in values:
-        if value not in found:
-            found.append(value)
+        lasting = {name: fact for name, fact in value.items() if name not in MOMENTARY}
+        if lasting not in found:
+            found.append(lasting)
     return found
 
 

@@ -29,7 +29,7 @@ REFERENCE = "reference-"
 
 
 def machine_folders(results: Sequence[Path]) -> list[Path]:
-    """The folders among `results`, or directly inside them, that hold rows. Committed references are taken when named, or when there is nothing else."""
+    """The folders among `results`, or directly inside them, that hold rows; committed references only when named or when nothing else is there."""
     found: list[Path] = []
     for folder in results:
         if any(folder.glob("*.jsonl")):
