@@ -39,7 +39,7 @@ def make(tmp_path: Path, *, suite: str = SUITE, **changes: Any) -> Planner:
 
 
 def answer(job: Job, result: Mapping[str, Any] | None = None, *, status: Any = "measured") -> Record:
-    accuracy = {"top1": {"value": 0.5}, "core_seconds": 12.34567} if result is None else result
+    accuracy = {"top1": {"value": 0.5}, "core_seconds": 12.34567 if job.system == "joint" else 4.0, "steps": 10} if result is None else result
     return Record(job=job, attempt=1, status=status, result=accuracy if status == "measured" else {}, reason="" if status == "measured" else "no")
 
 
@@ -117,7 +117,8 @@ def test_equal_core_seconds_follow_from_the_reference(tmp_path: Path) -> None:
     assert second.complete
     added = [job for job in second.jobs if job.id not in rows]
     trains = [job for job in added if job.kind == "train"]
-    assert {job.options["recipe"]["core_seconds"] for job in trains} == {12.35}
+    assert {job.options["equal_core_seconds"] for job in trains} == {12.35}
+    assert {job.options["recipe"]["steps"] for job in trains} == {round(10 * 12.35 / 4)}
     assert {(job.system, job.seed) for job in trains} == {("uniform_frames", 0), ("vit_mean", 0)}
     assert len(trains) == (2 + 2) * 2
     assert {job.options["equal"] for job in added} == {"core_seconds"}

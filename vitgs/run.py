@@ -51,6 +51,7 @@ def execute(job: Job, *, attempt: int = 1, results_folder: Path | None = None, t
     """
     began, started = datetime.datetime.now(datetime.UTC), time.perf_counter()
     result: Mapping[str, Any] = {}
+    environment = machine.describe()
     reason, flags = "", tuple[str, ...]()
     version = ""
     threads = int(job.options["threads"]) if job.kind == "measure" else 1
@@ -58,6 +59,7 @@ def execute(job: Job, *, attempt: int = 1, results_folder: Path | None = None, t
         version = code_version(job.system, job.kind)
         with setting.threads(threads), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of third parties, and for the developer: tests turn them into errors
+            environment = machine.describe()
             result, flags = _WORK[job.kind](job, results_folder, tell)
         json.dumps(result, allow_nan=False)
     except BrokenOff:
@@ -75,7 +77,7 @@ def execute(job: Job, *, attempt: int = 1, results_folder: Path | None = None, t
         started_utc=began.isoformat(timespec="seconds"),
         seconds=time.perf_counter() - started,
         result=result,
-        environment=machine.describe(),
+        environment=environment,
     )
     return replayable(record)
 
@@ -127,10 +129,11 @@ def _train(job: Job, results_folder: Path | None, tell: Tell | None) -> tuple[di
             "a system must start from the shared image weights or at random", given=f"{job.system} asks for {job.start}", remedy="set start = shared"
         )
     file = checkpoint_file(job.system, job.id)
+    source = open_source(job, "train")
     result = train(
         model,
         registry.get(job.system),
-        open_source(job, "train"),
+        source,
         open_source(job, "val"),
         recipe_from(job.options["recipe"], where="the job's recipe"),
         rule=job.rule,
@@ -141,7 +144,7 @@ def _train(job: Job, results_folder: Path | None, tell: Tell | None) -> tuple[di
         device=job.options.get("device", "cpu"),
         tell=tell,
     )
-    return {**to_json(result), "started_from": started_from}, ()
+    return {**to_json(result), "started_from": started_from, "split": "train", **_facts(source)}, ()
 
 
 def _evaluate(job: Job, results_folder: Path | None, tell: Tell | None) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -151,15 +154,19 @@ def _evaluate(job: Job, results_folder: Path | None, tell: Tell | None) -> tuple
         raise UsageError("an eval job needs the weights of its train job", given=f"no {file.name}", remedy="run the sweep again")
     model = _build(job, job.system, job.knobs)
     model.load_state_dict(load_weights(file))
-    device = job.options.get("device", "cpu")
+    device, source = job.options.get("device", "cpu"), open_source(job, job.options["split"])
     repeat = registry.get(job.system).repeat
-    result = evaluate(
-        model.to(device), open_source(job, job.options["split"]), run=job.run, repeat=repeat, clips=job.options["clips"] or None, device=device
-    )
+    result = evaluate(model.to(device), source, run=job.run, repeat=repeat, clips=job.options["clips"] or None, device=device)
     if results_folder is not None and not (sidecar := results_folder / f"groups-{result.groups}.json").is_file():
         write_beside(sidecar, json.dumps({"groups": result.group_index}, separators=(",", ":")))
     kept = {name: value for name, value in to_json(result).items() if name != "group_index"}
-    return {**kept, "checkpoint_digest": digest_of(file)}, ()
+    return {**kept, "checkpoint_digest": digest_of(file), **_facts(source)}, ()
+
+
+def _facts(source: Source) -> dict[str, Any]:
+    """How many sources each split has, and which videos could not be decoded: a row whose clips vanished says so."""
+    described = source.describe()
+    return {"counts": described["counts"], "left_out": described.get("left_out", [])}
 
 
 def _measure(job: Job, results_folder: Path | None, tell: Tell | None) -> tuple[dict[str, Any], tuple[str, ...]]:

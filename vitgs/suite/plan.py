@@ -9,6 +9,7 @@ weights, so a point is measured once, or once a data set where the cost depends 
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -184,7 +185,10 @@ class Planner:
         return [job for train, data in trains for job in (train, *self._evals(point, train, data, ("val", "test"), [point.run]))]
 
     def _equal(self, known: Sequence[tuple[Point, float]], ended: Mapping[str, Record]) -> tuple[list[Job], bool]:
-        """Seed 0 of every cell again, for the core-seconds that the reference took at equal steps; and whether that is still to be known."""
+        """Seed 0 of every cell again, for the core-seconds that the reference took at equal steps; and whether that is still to be known.
+
+        How many steps those are follows from the cell's own training at equal steps: its mean cost a step, over the budgets that it drew.
+        """
         if "core_seconds" not in self.profile.equal:
             return [], False
         knobs = self._build(self._systems[REFERENCE], {})
@@ -201,8 +205,13 @@ class Planner:
             for point, own_rate in known:
                 if point.knobs == reference.knobs and point.system == REFERENCE and not point.entry.size:
                     continue
-                recipe = replace(self._recipe(own_rate), core_seconds=core_seconds)
-                train = self._train(point, data, 0, recipe, "final", equal="core_seconds")
+                own = ended.get(self._train(point, data, 0, self._recipe(own_rate), "final").id)
+                waiting |= own is None
+                if own is None or own.status != "measured":
+                    continue
+                steps = max(1, round(own.result["steps"] * core_seconds / own.result["core_seconds"]))
+                recipe = replace(self._recipe(own_rate), steps=steps)
+                train = self._train(point, data, 0, recipe, "final", equal="core_seconds", equal_core_seconds=core_seconds)
                 jobs += [train, *self._evals(point, train, data, ("val", "test"), [point.run])]
         return jobs, waiting
 
@@ -251,7 +260,7 @@ def planner(
 
 
 def _facts(name: str, profile: Profile) -> Data:
-    source = open_data(name, "val", frames=profile.frames, height=profile.height, width=profile.width)
+    source = open_data(os.path.expandvars(name), "val", frames=profile.frames, height=profile.height, width=profile.width)
     described = source.describe()
     information: dict[str, Any] = {key: described[key] for key in ("chance", "frame_average_ceiling") if key in described}
     return Data(name=name, clip=replace(source.clip, class_names=None), digest=source.digest, information=information)

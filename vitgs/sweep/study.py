@@ -42,7 +42,9 @@ class Trials:
             directions=[OBJECTIVES[name] for name in self._suite.objectives],
             sampler=_sampler(self._suite, planner.points, ended),
         )
-        self._finished = {str(trial.user_attrs.get("point")) for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()}
+        told = {str(trial.user_attrs.get("point")) for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()}
+        # The rows are the truth: a trial in a storage counts only while its rows are there.
+        self._finished = {key for key in told if key in self._points and self._is_over(self._points[key], ended)}
         self._open: dict[str, Trial] = {}
         for key, point in self._points.items():
             if key not in self._finished and self._is_over(point, ended):
