@@ -129,3 +129,31 @@ def test_rows_at_equal_core_seconds_are_apart(tmp_path: Path) -> None:
     book = load_book([write(tmp_path, [*rows, *shorter])], current=None)
     assert {p.top1.seeds for p in book.points} == {(0,)}
     assert all(p.equal_seconds.estimate.value == p.top1.estimate.value for p in book.points)
+
+
+def test_rows_of_another_recipe_are_not_seeds(tmp_path: Path) -> None:
+    rows = records(BASE[:2], ("moment",), 2)
+    older = []
+    for row in rows:
+        if row.job.kind == "train":
+            recipe = {**row.job.options.get("recipe", {}), "lr": 0.5}
+            older.append(dataclasses.replace(row, job=dataclasses.replace(row.job, options={**row.job.options, "recipe": recipe})))
+    renamed = {new.job.seed: new.job.id for new in older}
+    for row in rows:
+        if row.job.kind == "eval":
+            options = {**row.job.options, "train_job": renamed[row.job.seed]}
+            older.append(dataclasses.replace(row, started_utc="2025-01-01T00:00:00Z", job=dataclasses.replace(row.job, options=options)))
+    alone = load_book([write(tmp_path / "a", rows)], current=None)
+    mixed = load_book([write(tmp_path / "b", [*older, *rows])], current=None)
+    assert [p.top1.seeds for p in mixed.points] == [p.top1.seeds for p in alone.points]
+    assert [p.top1.estimate.value for p in mixed.points] == [p.top1.estimate.value for p in alone.points]
+    assert any("earlier recipes" in note for note in mixed.notes)
+
+
+def test_one_profile_is_compared_and_all_stay_in_the_book(tmp_path: Path) -> None:
+    full = records(BASE[:2], ("moment",), 2)
+    short = [dataclasses.replace(r, job=dataclasses.replace(r.job, profile="short")) for r in records(BASE[:2], ("moment",), 1)]
+    book = load_book([write(tmp_path, [*short, *full])], current=None)
+    assert {p.configuration.profile for p in book.points if p.top1.seeds} >= {"short", full[0].job.profile}
+    (machine,) = book.machines
+    assert {p.configuration.profile for p in book.of(machine, "moment")} == {full[0].job.profile}

@@ -59,7 +59,10 @@ def _find(prefix: str, places: list[Path]) -> Record:
     from vitgs.report.sources import machine_folders
     from vitgs.store.records import read
 
-    rows = [record for folder in machine_folders(places) for file in sorted(folder.glob("*.jsonl")) for record in read(file)]
+    # Rows of the committed references too, which a page may show beside one's own.
+    inside = [folder for place in places if place.is_dir() for folder in sorted(place.iterdir()) if folder.is_dir()]
+    searched = [folder for folder in dict.fromkeys([*machine_folders(places), *inside]) if any(folder.glob("*.jsonl"))]
+    rows = [record for folder in searched for file in sorted(folder.glob("*.jsonl")) for record in read(file)]
     if not rows:
         given = ", ".join(map(folders.portable, places))
         raise NothingToWorkOn("a replay needs results", given=f"none in {given}", remedy="make some with `vitgs-bench sweep --suite budget`")

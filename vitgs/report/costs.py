@@ -53,7 +53,8 @@ class Costs:
 
     def of(self, configuration: Configuration, data: str) -> tuple[Cost, list[Record]]:
         """The cost and the row it came from; a row measured on this data set's clips goes before one that holds for any content."""
-        rows = sorted(self._by_key.get(_key(configuration), []), key=lambda row: (row.job.data != data, row.job.data != "", row.job.seed))
+        latest = sorted(self._by_key.get(_key(configuration), []), key=lambda row: row.started_utc, reverse=True)
+        rows = sorted(latest, key=lambda row: (row.job.data != data, row.job.data != "", row.job.seed))
         if not rows:
             return Cost(), []
         row = rows[0]

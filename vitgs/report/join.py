@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vitgs import folders
-from vitgs.record import Record
+from vitgs.record import Record, digest
 from vitgs.report.accuracy import Accuracies
 from vitgs.report.costs import Costs
 from vitgs.report.naming import name_all
@@ -52,9 +52,11 @@ class _Machine:
         self._eval = [r for r in counted if r.job.kind == "eval"]
         self._equal: dict[tuple[Configuration, str], list[Record]] = defaultdict(list)
         self._accuracies = Accuracies(results.groups)
+        self._mixed = 0
         self._costs = Costs([r for r in counted if r.job.kind == "measure"])
 
     def points(self) -> list[Point]:
+        self._eval = self._coherent(self._eval)
         rows: dict[tuple[Configuration, str], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
         for row in self._eval:
             if row.job.options.get("equal"):
@@ -69,6 +71,32 @@ class _Machine:
                 evaluated.add(_without_rule(configuration))
                 points.append(self._point(configuration, row.job.data, {}))
         return points
+
+    def _coherent(self, evals: Sequence[Record]) -> list[Record]:
+        """Of rows of one configuration under several recipes, data versions or devices those of the newest alone, one a seed.
+
+        Averaged as if they were seeds, they would mix experiments.
+        """
+        several: dict[Any, list[Record]] = defaultdict(list)
+        for row in evals:
+            equal = bool(row.job.options.get("equal"))
+            several[configuration_of(row.job, self._name), row.job.data, row.result.get("split"), equal].append(row)
+        kept: list[Record] = []
+        for rows in several.values():
+            rows.sort(key=lambda row: (not is_stale(row, self._current), row.started_utc), reverse=True)
+            recipe = self._recipe(rows[0])
+            by_seed = {row.job.seed: row for row in reversed(rows) if self._recipe(row) == recipe}
+            kept += by_seed.values()
+        self._mixed = len(evals) - len(kept)
+        return kept
+
+    def _recipe(self, row: Record) -> str:
+        """What seeds of one experiment share: the recipe of the training, the data's digest, the device."""
+        train = self._train.get(str(row.job.options.get("train_job", "")))
+        recipe = dict(train.job.options.get("recipe", {})) if train is not None else {}
+        if row.job.options.get("equal"):  # as many steps as its own speed allows
+            recipe.pop("steps", None)
+        return digest([recipe, row.job.options.get("data_digest"), row.job.options.get("device")])
 
     def _point(self, configuration: Configuration, data: str, splits: dict[str, list[Record]]) -> Point:
         reported = "test" if "test" in splits else next(iter(splits), "")
@@ -130,6 +158,8 @@ class _Machine:
     def notes(self) -> list[str]:
         why = "its intervals take clips as independent and may be too narrow"
         found = [f"{self._name}: no clip groups for {what}; {why}" for what in sorted(self._accuracies.ungrouped)]
+        if self._mixed:
+            found.append(f"{self._name}: {self._mixed} eval rows of earlier recipes, data versions or repetitions are in the results files only")
         return found + [f"{self._name}: {note}" for note in self._costs.notes]
 
 

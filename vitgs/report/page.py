@@ -19,7 +19,7 @@ from vitgs.report.palette import COLOURS, STAGE_COLOURS, looks
 from vitgs.report.pareto import AXES, SURE, Axis, Front
 from vitgs.report.points import ANCHOR, METHOD, Book, Point
 from vitgs.report.tables import Table
-from vitgs.report.training import EqualSeconds, equal_seconds, mean_curve
+from vitgs.report.training import equal_seconds, mean_curve, reached
 
 WORDS = ("above", "tie", "below", "no point that cheap", "not comparable")
 HERE = Path(__file__).parent
@@ -50,6 +50,7 @@ def page(book: Book, fronts: Fronts, of: Table) -> str:
         "payload": _payload(book, fronts),
         "matched": [_matched(answer) for answer in found],
         "equal_seconds": _equal_seconds(book),
+        "reached": reached,
         "stages": _stages(book),
         "machines": [_machine(book, name) for name in book.machines],
         "level_macs": level_macs_text,
@@ -183,9 +184,9 @@ def _against(verdict: Verdict | None) -> dict[str, str] | None:
     }
 
 
-def _equal_seconds(book: Book) -> list[tuple[str, str, EqualSeconds]]:
+def _equal_seconds(book: Book) -> list[tuple[str, str, list[Point]]]:
     found = [(machine, data, equal_seconds(better_rule(book.of(machine, data)))) for machine in book.machines for data in book.data_sets]
-    return [(machine, data, equal) for machine, data, equal in found if equal.rows]
+    return [(machine, data, points) for machine, data, points in found if points]
 
 
 def _stages(book: Book) -> list[tuple[Point, list[tuple[str, float]]]]:

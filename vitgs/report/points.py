@@ -173,5 +173,11 @@ class Book:
         return list(dict.fromkeys(point.data for point in self.points))
 
     def of(self, machine: str, data: str) -> list[Point]:
-        """The points that may be compared with one another."""
-        return [p for p in self.points if p.configuration.machine == machine and p.data == data]
+        """The points that may be compared with one another: of one machine, one data set and one profile, the one with the most seeds."""
+        points = [p for p in self.points if p.configuration.machine == machine and p.data == data]
+        seeds: dict[str, tuple[int, int]] = {}
+        for p in points:
+            most, count = seeds.get(p.configuration.profile, (0, 0))
+            seeds[p.configuration.profile] = (max(most, len(p.top1.seeds)), count + 1)
+        chosen = max(seeds, key=lambda profile: seeds[profile], default="")
+        return [p for p in points if p.configuration.profile == chosen]

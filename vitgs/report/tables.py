@@ -66,10 +66,12 @@ def table(book: Book) -> Table:
         together.setdefault(point.configuration, {})[point.data] = point
     ordered = sorted(together.items(), key=lambda item: _order(item[0], item[1]))
     rows = [_row(configuration, points, data_sets, book.lost) for configuration, points in ordered]
-    return Table(columns=_columns(data_sets), rows=(*rows, *(_lost_row(lost, data_sets) for lost in book.lost if not lost.later)))
+    sizes = sorted({point.cost.batch for point in book.points if point.cost.batch})
+    batch = " or ".join(map(str, sizes)) or "not stated"
+    return Table(columns=_columns(data_sets, batch), rows=(*rows, *(_lost_row(lost, data_sets) for lost in book.lost if not lost.later)))
 
 
-def _columns(data_sets: Sequence[str]) -> tuple[Column, ...]:
+def _columns(data_sets: Sequence[str], batch: str = "") -> tuple[Column, ...]:
     accuracy = [
         column
         for data in data_sets
@@ -90,7 +92,7 @@ def _columns(data_sets: Sequence[str]) -> tuple[Column, ...]:
         Column(key="macs", title="GMACs", group="cost", paper=True, help="giga multiply-adds a view; what papers often call GFLOPs"),
         Column(key="params", title="parameters", group="cost"),
         *accuracy,
-        Column(key="clips_per_s", title="clips/s", group="speed", paper=True, interval=True),
+        Column(key="clips_per_s", title=f"clips/s (batch {batch})", group="speed", paper=True, interval=True),
         Column(key="latency_ms", title="latency, ms (batch 1)", group="speed", paper=True, interval=True),
         Column(
             key="latency_ratio",
@@ -106,7 +108,7 @@ def _columns(data_sets: Sequence[str]) -> tuple[Column, ...]:
         Column(key="conversion", title="realised / FLOP", group="speed", help="1: every operation saved is time saved"),
         Column(
             key="peak_live_bytes",
-            title="peak live bytes",
+            title=f"peak live bytes (batch {batch})",
             group="memory and energy",
             paper=True,
             help="most bytes of activations alive at once, weights not counted",
