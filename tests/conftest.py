@@ -1,9 +1,7 @@
-"""Fixtures for all tests: a fixed seed, one thread, and a temporary folder of their own, so that results don't depend on the machine."""
+"""Fixtures for all tests: a fixed seed, one thread, and a machine lock of their own, so that results don't depend on the machine."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -21,14 +19,8 @@ def fixed_seed() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_temporary_folder() -> Iterator[None]:
-    """The lock that gives one command the machine lies in the temporary folder: tests must not wait for a sweep that runs beside them."""
-    before = os.environ.get("TMPDIR")
-    with tempfile.TemporaryDirectory(prefix="vitgs-tests-") as folder:
-        os.environ["TMPDIR"], tempfile.tempdir = folder, None
+def own_machine_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One command has the machine at a time; tests must not wait for a sweep that runs beside them, nor make it wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VITGS_MACHINE_LOCK", str(tmp_path_factory.mktemp("lock") / "machine.lock"))
         yield
-        tempfile.tempdir = None
-        if before is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = before

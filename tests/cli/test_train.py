@@ -31,7 +31,7 @@ def test_a_checkpoint_is_evaluated(checkpoint: str, ran: Ran) -> None:
     for arguments, says in (
         (["--set", "k=2"], "a run knob alone"),
         (["--set", "budget=2"], "budget must be"),
-        (["--data", "digits:link"], "the model knows 10 classes"),
+        (["--data", "digits:order"], "the model knows 10 classes"),
         (["--split", "all"], "a split must be"),
         (["--views", "2x3"], "--views must be"),
         (["--clips", "0"], "--clips must be above 0"),
