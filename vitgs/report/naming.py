@@ -1,4 +1,4 @@
-"""What configurations are called: only what differs between a system's configurations is written. Words split curves, numbers are places on one."""
+"""What configurations are called: an entry of a suite by its label, and what differs inside it. Words split curves, numbers are places on one."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def name_all(configurations: Iterable[Configuration]) -> dict[Configuration, Nam
 
 def _name(configuration: Configuration, siblings: Sequence[Configuration], *, profile: bool) -> Name:
     words, places = [], []
+    siblings = [sibling for sibling in siblings if sibling.label == configuration.label]
     for knob in sorted(_knob_names(siblings)):
         values = {_value(sibling, knob) for sibling in siblings}
         value = _value(configuration, knob)
         if value is None or (len(values) == 1 and not any(k == knob for k, _ in configuration.run)):
             continue
         if isinstance(value, (str, bool)):
-            if not configuration.label and len(values) > 1:
+            if len(values) > 1:
                 words.append(f"{knob} {value}")
         else:
             places.append(_place(knob, value))
-    words += [configuration.label] if configuration.label else []
     if len({s.rule for s in siblings}) > 1 and RULES.get(configuration.rule, configuration.rule):
         words.append(RULES.get(configuration.rule, configuration.rule))
     if len({s.size for s in siblings}) > 1:
@@ -43,7 +43,9 @@ def _name(configuration: Configuration, siblings: Sequence[Configuration], *, pr
         places.append(f"{configuration.frames} frames")
     if len({(s.height, s.width) for s in siblings}) > 1:
         places.append(f"{configuration.height} px")
-    return Name(series=", ".join((f"{configuration.system} · {words[0]}" if words else configuration.system, *words[1:])), setting=", ".join(places))
+    label = configuration.label or configuration.system
+    called = label if label.startswith(configuration.system) else f"{configuration.system} · {label}"
+    return Name(series=", ".join((f"{called} · {words[0]}" if words else called, *words[1:])), setting=", ".join(places))
 
 
 def _knob_names(configurations: Sequence[Configuration]) -> set[str]:
