@@ -157,3 +157,8 @@ def test_one_profile_is_compared_and_all_stay_in_the_book(tmp_path: Path) -> Non
     assert {p.configuration.profile for p in book.points if p.top1.seeds} >= {"short", full[0].job.profile}
     (machine,) = book.machines
     assert {p.configuration.profile for p in book.of(machine, "moment")} == {full[0].job.profile}
+
+
+def test_a_start_from_digits_on_real_video_is_said(tmp_path: Path) -> None:
+    rows = [dataclasses.replace(r, job=dataclasses.replace(r.job, start="shared")) for r in records(BASE[:2], ("videos",), 2)]
+    assert any("still digits" in reason for reason in load_book([write(tmp_path, rows)], current=None).preliminary)

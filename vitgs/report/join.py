@@ -216,4 +216,6 @@ def _preliminary(records: Sequence[Record], points: Sequence[Point]) -> list[str
     if seeds and min(seeds) == 1:
         few = sum(count == 1 for count in seeds)
         reasons.append("all systems have one seed" if few == len(seeds) else f"{few} of {len(seeds)} points have one seed")
+    if any(r.job.start == "shared" and r.job.data and not r.job.data.startswith("digits:") for r in records):
+        reasons.append("the systems start from image weights of still digits, which are worth little on real video")
     return reasons
