@@ -151,7 +151,7 @@ def _job(
         run=run,
         rule=rule,
         seed=seed,
-        start="shared",
+        start="random",
         data=data,
         options=options | ({"group": group} if group else {}),
     )
