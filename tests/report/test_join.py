@@ -9,7 +9,7 @@ import pytest
 
 from tests.report.synthetic import BASE, records, write
 from vitgs.errors import NothingToWorkOn
-from vitgs.report.best import best
+from vitgs.report.best import best, leaders_by_system
 from vitgs.report.points import Book, Point
 from vitgs.report.render import load_book
 
@@ -162,3 +162,13 @@ def test_one_profile_is_compared_and_all_stay_in_the_book(tmp_path: Path) -> Non
 def test_a_start_from_digits_on_real_video_is_said(tmp_path: Path) -> None:
     rows = [dataclasses.replace(r, job=dataclasses.replace(r.job, start="shared")) for r in records(BASE[:2], ("videos",), 2)]
     assert any("still digits" in reason for reason in load_book([write(tmp_path, rows)], current=None).preliminary)
+
+
+def test_leaders_are_ordered_by_their_best_point_whatever_their_worst_is(book: Book) -> None:
+    (machine,) = book.machines
+    leaders = leaders_by_system(book.of(machine, "moment"))
+    values = [p.choosing for p in leaders if p.choosing is not None]
+    assert values == sorted(values, reverse=True)
+    assert len({p.configuration.system for p in leaders}) == len(leaders) > 4
+    for p in leaders:
+        assert p.choosing == max(q.choosing or 0.0 for q in book.of(machine, "moment") if q.configuration.system == p.configuration.system)

@@ -72,7 +72,10 @@ def best(
 def leaders_by_system(points: Sequence[Point]) -> list[Point]:
     """Each system's best val point (the cheaper among equals), the best system first."""
     ranked = sorted(points, key=lambda p: (-(p.choosing or 0.0), p.cost.macs or 0.0))
-    return list({p.configuration.system: p for p in reversed(ranked)}.values())[::-1]
+    leaders: dict[str, Point] = {}
+    for p in ranked:
+        leaders.setdefault(p.configuration.system, p)
+    return list(leaders.values())
 
 
 def memory_bytes(point: Point) -> float | None:
