@@ -206,8 +206,8 @@ def test_link_ceilings(frames: int, link: Task) -> None:
     assert back_T.tolist() == back_T[::-1].tolist()
     assert (task.travel_cells - there_T).tolist() == there_T[::-1].tolist()
     joint, apart = [], []
-    ways = [itertools.product(choices, repeat=task.objects) for choices in ((False, True), (0, 1))]
-    for mover, rightward, room in itertools.product(range(task.objects), *ways):
+    senses, rooms = itertools.product((False, True), repeat=task.objects), itertools.product((0, 1), repeat=task.objects)
+    for mover, rightward, room in itertools.product(range(task.objects), senses, rooms):
         offsets = [there_T if i == mover else back_T for i in range(task.objects)]
         columns = [room[i] + offset_T if rightward[i] else 3 - room[i] - offset_T for i, offset_T in enumerate(offsets)]
         label = 2 * mover + rightward[mover]
