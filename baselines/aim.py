@@ -16,8 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vitgs.backbone.adapters import bottleneck
 from vitgs.backbone.attention import attend
-from vitgs.backbone.block import Block, Mlp
+from vitgs.backbone.block import Block
 from vitgs.backbone.embeddings import TimeEmbed
 from vitgs.backbone.layouts import OPENAI_RULES, Rules, under
 from vitgs.backbone.readout import READOUTS, build_readout
@@ -28,14 +29,6 @@ from vitgs.backbone.vit import Vit
 from vitgs.backbone.weights import TIMM_VIT, Layout
 from vitgs.reduction.utility import Utility, with_utility
 from vitgs.spec import Clip, Knob, Size, System
-
-
-def bottleneck(width: int, hidden: int) -> Mlp:
-    """Down, GELU, up; zero at the start."""
-    adapter = Mlp(width, hidden, "gelu")
-    nn.init.zeros_(adapter.fc2.weight)
-    nn.init.zeros_(adapter.fc2.bias)
-    return adapter
 
 
 class Adapters(nn.Module):

@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitgs.backbone.adapters import bottleneck
 from vitgs.backbone.attention import attend
-from vitgs.backbone.block import Block, Mlp
+from vitgs.backbone.block import Block
 from vitgs.backbone.embeddings import shrunk
 from vitgs.backbone.layouts import OPENAI_RULES, OPENAI_TEXT_RULES, Rules, under
 from vitgs.backbone.readout import READOUTS, build_readout
@@ -37,14 +38,6 @@ from vitgs.spec import Clip, Knob, Size, System
 
 MOST_SIDE = 4
 CELLS = 4  # of a frame, a side, in the map of frame numbers before it is resized to patches
-
-
-def bottleneck(width: int, hidden: int) -> Mlp:
-    """Down, GELU, up; zero at the start."""
-    adapter = Mlp(width, hidden, "gelu")
-    nn.init.zeros_(adapter.fc2.weight)
-    nn.init.zeros_(adapter.fc2.bias)
-    return adapter
 
 
 class Adapters(nn.Module):

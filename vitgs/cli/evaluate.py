@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from vitgs.cli import options
 from vitgs.cli import show as output
+from vitgs.cli.checkpoint import about_checkpoint
 from vitgs.errors import UsageError
 from vitgs.numbers import interval
 from vitgs.record import Clip
@@ -29,7 +29,7 @@ def evaluate(
     options.positive("--clips", clips)
     if views != "1x1":
         raise UsageError("--views must be one that the data can give", given=views, remedy="use --views 1x1")
-    about = _about(checkpoint)
+    about = about_checkpoint(checkpoint)
     run = options.settings(given)
     from vitgs import data as data_sets
     from vitgs.backbone.weights import read_weights
@@ -61,16 +61,3 @@ def evaluate(
         return
     for name, value in (("top-1", result.top1), ("top-5", result.top5)):
         print(f"{name} {interval(value.value, value.low, value.high, scale=100)} % on {result.clips} {split} clips of {source.name}")
-
-
-def _about(checkpoint: Path) -> dict[str, Any]:
-    beside = checkpoint.with_suffix(".json")
-    for file in (checkpoint, beside):
-        if not file.is_file():
-            remedy = "make one with `vitgs-bench train`"
-            raise UsageError("a checkpoint is a .safetensors file with its .json beside it", given=f"no {file}", remedy=remedy)
-    try:
-        about: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
-        return about | {name: about[name] for name in ("model", "size", "style", "clip", "knobs", "data")}
-    except (ValueError, KeyError) as error:
-        raise UsageError("the .json beside a checkpoint is written by `train`", given=f"{beside}: {error}", remedy="train it again") from error

@@ -9,6 +9,7 @@ import typer
 
 from vitgs import folders
 from vitgs.cli import show as output
+from vitgs.cli.checkpoint import about_checkpoint
 from vitgs.errors import NothingToWorkOn, UsageError
 from vitgs.record import Clip
 
@@ -40,12 +41,11 @@ def explain(
     wanted = [_node(text) for text in node or ()]
     file = _picture_file(out)
     from vitgs.backbone.weights import read_weights
-    from vitgs.cli.evaluate import _about
     from vitgs.cli.subject import build
     from vitgs.graphsampler.explain import explain as run
     from vitgs.graphsampler.model import GraphSampler
 
-    about = _about(checkpoint)
+    about = about_checkpoint(checkpoint)
     shape = Clip(**about["clip"])
     knobs = {name: tuple(value) if isinstance(value, list) else value for name, value in about["knobs"].items()}
     subject = build(about["model"], size=about["size"], style=about["style"], clip=shape, given=knobs)
