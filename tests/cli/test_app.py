@@ -92,6 +92,12 @@ def test_an_environment_that_refuses_breaks_off(code: int, ran: Ran, monkeypatch
     assert "run the same command again" in line
 
 
+@pytest.mark.parametrize("code", [errno.ENOTDIR, errno.EEXIST, errno.EISDIR])
+def test_a_path_through_a_file_is_wrong_usage(code: int, ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails(monkeypatch, OSError(code, "Not a directory", "README.md/x"))
+    assert "README.md/x: Not a directory" in one_line(ran(["report"]), 2)
+
+
 def test_an_interruption(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     fails(monkeypatch, KeyboardInterrupt())
     assert ran(["report"]).code == 130

@@ -16,12 +16,14 @@ import typer
 
 import vitgs
 from vitgs.cli import best, cost, doctor, evaluate, explain, gate, listing, measure, replay, report, sweep, train
-from vitgs.errors import BrokenOff, VitgsError
+from vitgs.errors import BrokenOff, UsageError, VitgsError
 
 PROGRAM = "vitgs-bench"
 INTERRUPTED = 130
 # What the environment can refuse in the middle of work; the same command goes on once there is room or permission again.
 _ENVIRONMENT = {errno.ENOSPC: "full", errno.EDQUOT: "over quota", errno.EROFS: "read-only", errno.EACCES: "not writable", errno.EIO: "failing"}
+# A folder was wanted where a file lies, or the other way round: a wrong path on the command line.
+_WRONG_PLACE = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 app = typer.Typer(
     name=PROGRAM,
@@ -77,6 +79,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return _reader_left()
         raise
     except OSError as error:
+        if error.errno in _WRONG_PLACE:
+            wrong = UsageError(
+                "a path must not end in, or lead through, something of another kind",
+                given=f"{error.filename}: {error.strerror}",
+                remedy="name another",
+            )
+            return _refuse(str(wrong), wrong.exit_code)
         if error.errno not in _ENVIRONMENT:
             raise
         place = error.filename or "the disk"
