@@ -29,7 +29,7 @@ def test_without_results_there_is_nothing_to_work_on(arguments: list[str], ran: 
 def test_report_writes_what_is_asked_for(rows: list[Record], ran: Ran, tmp_path: Path) -> None:
     assert rows
     done = ran(["report", "--format", "md,csv", "--json"])
-    assert sorted(done.document["files"]) == ["reports/results.csv", "reports/results.md"]
+    assert sorted(done.document["files"]) == ["reports/accuracy.md", "reports/results.csv", "reports/results.md"]
     assert (tmp_path / "reports" / "results.csv").is_file()
     assert "a report's format must be" in one_line(ran(["report", "--format", "docx"]), 2)
 

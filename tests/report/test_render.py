@@ -47,7 +47,14 @@ class Elements(HTMLParser):
 def test_all_formats_are_written(written: dict[str, Path]) -> None:
     figures = [f"pareto-{axis}" for axis in ("gmacs", "latency", "throughput", "memory")]
     figures += [f"training-{axis}" for axis in ("parameters", "rate", "seconds", "memory")]
-    assert set(written) == {"index.html", "results.csv", "results.md", "results.tex", *(f"{name}.{s}" for name in figures for s in ("png", "pdf"))}
+    assert set(written) == {
+        "index.html",
+        "results.csv",
+        "results.md",
+        "accuracy.md",
+        "results.tex",
+        *(f"{name}.{s}" for name in figures for s in ("png", "pdf")),
+    }
     assert all(file.stat().st_size > 500 for file in written.values())
 
 
@@ -104,6 +111,10 @@ def test_tables_hold_the_same_numbers(written: dict[str, Path], book: Book) -> N
     assert shown in written["results.md"].read_text(encoding="utf-8")
     assert shown in written["results.tex"].read_text(encoding="utf-8")
     assert written["results.md"].read_text(encoding="utf-8").count("\n") == 2 + 47
+    brief = written["accuracy.md"].read_text(encoding="utf-8").splitlines()
+    assert len(brief) == 2 + 44
+    assert shown in brief[2]
+    assert "replay" not in brief[0]
 
 
 def test_latex_is_balanced_and_escaped(written: dict[str, Path]) -> None:

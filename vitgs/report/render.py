@@ -33,14 +33,15 @@ def render(results: Sequence[Path], out: Path, formats: Sequence[str] = FORMATS,
     fronts = _fronts(book)
     table = tables.table(book)
     out.mkdir(parents=True, exist_ok=True)
-    texts: dict[str, tuple[str, Callable[[], str]]] = {
-        "html": ("index.html", lambda: page(book, fronts, table)),
-        "csv": ("results.csv", lambda: tables.to_csv(table)),
-        "md": ("results.md", lambda: tables.to_markdown(table)),
-        "latex": ("results.tex", lambda: tables.to_latex(table)),
-    }
+    texts: list[tuple[str, str, Callable[[], str]]] = [
+        ("html", "index.html", lambda: page(book, fronts, table)),
+        ("csv", "results.csv", lambda: tables.to_csv(table)),
+        ("md", "results.md", lambda: tables.to_markdown(table)),
+        ("md", "accuracy.md", lambda: tables.to_brief_markdown(table)),
+        ("latex", "results.tex", lambda: tables.to_latex(table)),
+    ]
     written = []
-    for name, (file, text) in texts.items():
+    for name, file, text in texts:
         if name in formats:
             (out / file).write_text(text(), encoding="utf-8")
             written.append(out / file)

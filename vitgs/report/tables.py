@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 from vitgs.numbers import quantity, significant
 from vitgs.report import cells
@@ -12,6 +13,9 @@ from vitgs.report.cells import NONE, Cell, Column, Row, Table
 from vitgs.report.families import group_of, rank
 from vitgs.report.naming import knobs_text
 from vitgs.report.points import Book, Configuration, Cost, Lost, Point, Training
+
+# The columns of the brief table, beside the top-1 of each data set.
+BRIEF = ("system", "setting", "rule", "macs", "latency_ratio", "realised_speedup")
 
 
 def table(book: Book) -> Table:
@@ -175,8 +179,19 @@ def to_csv(of: Table) -> str:
 
 def to_markdown(of: Table) -> str:
     """A pipe table with every column."""
-    lines = ["| " + " | ".join(_markdown(c.title) for c in of.columns) + " |", "|" + "|".join("---" if c.text else "---:" for c in of.columns) + "|"]
-    lines += ["| " + " | ".join(_markdown(_with_reason(c, cell)) for c, cell in zip(of.columns, row.cells, strict=True)) + " |" for row in of.rows]
+    return _pipes(of.columns, of.rows)
+
+
+def to_brief_markdown(of: Table) -> str:
+    """A pipe table that fits a page: cost beside the top-1 of every data set, with its interval. Rows without a number are in the full one."""
+    keep = [i for i, c in enumerate(of.columns) if c.key in BRIEF or (c.key.startswith("top1_") and "equal" not in c.key)]
+    rows = [replace(row, cells=tuple(row.cells[i] for i in keep)) for row in of.rows if not row.lost]
+    return _pipes([of.columns[i] for i in keep], rows)
+
+
+def _pipes(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    lines = ["| " + " | ".join(_markdown(c.title) for c in columns) + " |", "|" + "|".join("---" if c.text else "---:" for c in columns) + "|"]
+    lines += ["| " + " | ".join(_markdown(_with_reason(c, cell)) for c, cell in zip(columns, row.cells, strict=True)) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
