@@ -159,7 +159,7 @@ TASKS: dict[str, Task] = {
         Task(name="direction", fragments=2, scrambled=2),
         Task(name="moment", grid_px=8, flash_frames=3),
         Task(name="order", grid_px=8, identities=4),
-        Task(name="link", grid_px=8, scale=1, fragments=0, scrambled=0, noise=0.1, identities=4, objects=2),
+        Task(name="link", grid_px=8, scale=1, fragments=1, scrambled=0, noise=0.1, identities=2, objects=2),
     )
 }
 STILLS = Task(name="stills", frames=1, scrambled_share=0.25)
