@@ -1,6 +1,6 @@
 """How fast ours are beside the public implementations: same weights, same clips, same threads, interleaved in one run.
 
-    .venv/bin/python -m tests.reference_speed --size S --seconds 40 --out results/reference-speed.json --table reports/reference-speed.md
+    .venv/bin/python -m tests.benchmarks.reference_speed --size S --seconds 40 --out results/reference-speed.json --table reports/reference-speed.md
 
 Each reference runs at its fastest stock setting (fused attention where it has it, evaluation, inference mode). Its weights are random and loaded into
 ours by the layout that its checkpoints have, and the two must agree in their logits before anything is timed. Not a test: it asserts no seconds.
@@ -141,7 +141,7 @@ def table(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
         "# Ours against the public implementations",
         "",
         f"Same weights, same clips, interleaved; size {about['size']}, batch {about['batch']}, {about['threads']} threads, float32, "
-        f"{about['machine']['cpu']}, torch {about['machine']['versions']['torch']}. 95 % intervals. Again: `python -m tests.reference_speed "
+        f"{about['machine']['cpu']}, torch {about['machine']['versions']['torch']}. 95 % intervals. By: `python -m tests.benchmarks.reference_speed "
         f"--size {about['size']} --batch {about['batch']}`.",
         "",
         "| system | reference | clip | ours, clips/s | theirs, clips/s | ours / theirs | largest difference of logits | |",

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 import vitgs
-from vitgs.cli import best, cost, doctor, evaluate, explain, gate, listing, measure, replay, report, stream, sweep, train
+from vitgs.cli import best, cost, doctor, evaluate, explain, gate, listing, measure, replay, report, stream, sweep, theory, train
 from vitgs.errors import BrokenOff, UsageError, VitgsError
 
 PROGRAM = "vitgs-bench"
@@ -42,6 +42,7 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("explain")(explain.explain)
 app.command("stream")(stream.stream)
+app.command("theory")(theory.theory)
 app.command("best")(best.best)
 app.command("replay")(replay.replay)
 app.command("doctor")(doctor.doctor)
