@@ -115,10 +115,13 @@ def test_a_second_make_installs_nothing(tmp_path: Path) -> None:
     assert ".ci/environment" in planned(tmp_path, "test")
 
 
-def test_continuous_integration_runs_the_tests_and_nothing_else() -> None:
+def test_continuous_integration_runs_the_tests_then_the_exact_tier() -> None:
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
-    assert commands == ["exec make test"]
+    assert "set -euo pipefail" in lines
+    assert commands[0] == "make test"
+    assert commands[-1].startswith(".venv/bin/vitgs-bench gate run ")
+    assert "--tier exact" in commands[-1]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     assert os.access(ROOT / ".ci" / "environment", os.X_OK)
 

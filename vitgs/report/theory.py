@@ -53,7 +53,7 @@ class Found:
         return len(self.groups)
 
     def mean(self, values: Sequence[float]) -> Estimate:
-        """The mean over the clips where the number is defined, with its interval; samples are all, rounded, null where it isn't."""
+        """The mean over the clips where the number is defined, with its interval; `samples` are theirs, rounded."""
         number_C = np.asarray(values, dtype=np.float64)
         known_C = np.isfinite(number_C)
         if not known_C.any():
