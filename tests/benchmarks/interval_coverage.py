@@ -133,21 +133,22 @@ def table(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         f"{percent(LEAST, 0)}–{percent(MOST, 0)} %: "
         + (f"{asked - len(wrong)} of {asked} rates are inside. Outside: {'; '.join(wrong)}." if wrong else f"all {asked} rates are inside."),
         "",
-        "Rates with the 95 % interval of Clopper and Pearson. `latency`: the median in the time of the run; `at all times`: the median over the "
-        "whole drift, which a run shorter than the drift can't know. `ratio`: paired, 10 ms to 8 ms. Lines with a fixed number of rounds run the "
-        "same code without its stopping rule. Noise and the sources of its sizes: `tests/benchmarks/noise.py`. Again: "
-        f"`python -m tests.benchmarks.interval_coverage --trials {about['trials']}`.",
+        "Rates with the 95 % interval of Clopper and Pearson. `latency`: the median in the time of the run; `of stable rows`: without those that ran "
+        "out of time; `at all times`: the median over the whole drift, which a run shorter than the drift can't know. `ratio`: paired, 10 ms to 8 ms. "
+        "Lines with a fixed number of rounds run the same code without its stopping rule. Noise and the sources of its sizes: "
+        f"`tests/benchmarks/noise.py`. Again: `python -m tests.benchmarks.interval_coverage --trials {about['trials']}`.",
         "",
-        "| noise | rounds | latency | at all times | ratio | truth missed below / above: latency, ratio "
+        "| noise | rounds | latency | of stable rows | at all times | ratio | truth missed below / above: latency, ratio "
         "| median half-width: latency, ratio, % | median rounds | unstable | |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         latency, ratio = row["latency"], row["ratio"]
+        rates = (latency, row["latency_by_end"].get("stable"), row["latency_at_all_times"], ratio)
         cells = [
             row["noise"],
             row["rule"],
-            *(str(rate(row[key]["hits"], row[key]["trials"])) for key in ("latency", "latency_at_all_times", "ratio")),
+            *("–" if part is None else str(rate(part["hits"], part["trials"])) for part in rates),
             ", ".join(f"{w['truth_below']} / {w['truth_above']}" for w in (latency, ratio)),
             ", ".join(percent(w["median_half_width"], 2) for w in (latency, ratio)),
             f"{row['median_rounds']:g}",

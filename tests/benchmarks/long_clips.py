@@ -1,6 +1,6 @@
 """How time and memory grow with the length of a clip, at a fixed number of kept tokens a frame: exponents over 8 to 128 frames, batch 1.
 
-    .venv/bin/python -m tests.benchmarks.long_clips --size Ti --seconds 20 --out results/long-clips.jsonl --table reports/long-clips.md
+    .venv/bin/python -m tests.benchmarks.long_clips --size Ti --seconds 20 --out results/long-clips.ndjson --table reports/long-clips.md
 
 The lengths of one system are interleaved in one run, so that each round gives an exponent of its own; systems come one after the other. Rows are kept
 as they come, and the same command goes on where it was. Live tensor bytes are counted, the same each run. Not a test: it asserts no seconds.
@@ -251,7 +251,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-gb", type=float, default=12.0, help="GiB of live tensors that a length may be foreseen to need")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("long-clips.jsonl"), help="one row a line; rows that are there are not run again")
+    parser.add_argument("--out", type=Path, default=Path("long-clips.ndjson"), help="one row a line; rows that are there are not run again")
     parser.add_argument("--table", type=Path, default=Path("long-clips.md"))
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
 """A machine that others use too, simulated: a clock that goes forward by what a call costs there, with jitter, hits by others, wander and drift.
 
 The sizes are those of the 232 series of blocks that the project's own measurements on a shared 2-core machine left in
-`results/reference-amd-epyc-95f526*` (`budget.jsonl`, `reference-speed.json`), taken as logarithms of times:
+`results/reference-amd-epyc-95f526*` (partly in the history alone) (`budget.jsonl`, `reference-speed.json`), taken as logarithms of times:
 
 * spread inside a series (1.4826 x median absolute deviation): .0085 at the 5th percentile, .026 at the median, .068 at the 75th;
 * blocks more than five such spreads from the median: 4 % at the median, 11 % at the 90th percentile, all of them slow, none fast; they take 1.2, 1.6

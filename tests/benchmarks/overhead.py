@@ -1,6 +1,6 @@
 """What the method costs beyond its ViT: beside the same ViT on the same kept tokens given free, and beside `vit_mean` in its best chunks of frames.
 
-    .venv/bin/python -m tests.benchmarks.overhead --seconds 20 --out results/overhead.jsonl --table reports/overhead.md
+    .venv/bin/python -m tests.benchmarks.overhead --seconds 20 --out results/overhead.ndjson --table reports/overhead.md
 
 The subjects of a cell are interleaved. Rows are kept as they come, the most telling cells first, and the same command goes on where it was.
 Overhead is the time of `graphsampler` over that of its ViT without the utility's bias; what the bias in attention alone costs is told beside it.
@@ -274,7 +274,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-gb", type=float, default=20.0, help="GiB that a cell may need; one that needs more is left out and says so")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("overhead.jsonl"), help="one row a line; rows that are there are not run again")
+    parser.add_argument("--out", type=Path, default=Path("overhead.ndjson"), help="one row a line; rows that are there are not run again")
     parser.add_argument("--table", type=Path, default=Path("overhead.md"))
     return parser.parse_args()
 

@@ -1,6 +1,8 @@
 """What the long benchmark programs share: rows that are kept as they come and found again, rounds enough for an interval, and how it is put in words.
 
 A record holds one JSON object a line, on the disk before the next cell begins. A line that was cut while written is no row: its cell runs again.
+
+Records end in .ndjson: `.jsonl` under `results/` is for the rows of sweeps, which the report reads.
 """
 
 from __future__ import annotations

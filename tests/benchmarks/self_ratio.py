@@ -1,7 +1,7 @@
 """A system measured against itself, again and again, with the real harness: how often the ratio's 95 % interval holds 1, and how wide it is.
 
-    .venv/bin/python -m tests.benchmarks.self_ratio --out results/self-ratio.jsonl --table reports/self-ratio.md
-    .venv/bin/python -m tests.benchmarks.self_ratio --load 1 --out results/self-ratio-load.jsonl --table reports/self-ratio-load.md
+    .venv/bin/python -m tests.benchmarks.self_ratio --out results/self-ratio.ndjson --table reports/self-ratio.md
+    .venv/bin/python -m tests.benchmarks.self_ratio --load 1 --out results/self-ratio-load.ndjson --table reports/self-ratio-load.md
 
 Each comparison is one call of `vitgs.measure.harness.measure`: subject and anchor in interleaved rounds, on rotating inputs. The anchor is a second
 model with the same weights, as `vitgs-bench measure` builds a second one (`--anchor same`: the very same module). 500 of 2.5 s take about 22 minutes.
@@ -153,7 +153,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--load", type=int, default=0, help="processes that burn a core each meanwhile")
     parser.add_argument("--anchor", default="twin", choices=("twin", "same"))
     parser.add_argument("--witnesses", action="store_true", help="ask the public counters before timing, as the jobs of a sweep do")
-    parser.add_argument("--out", type=Path, default=Path("self-ratio.jsonl"), help="one comparison a line; those that are there are not made again")
+    parser.add_argument("--out", type=Path, default=Path("self-ratio.ndjson"), help="one comparison a line; those that are there are not made again")
     parser.add_argument("--table", type=Path, default=Path("self-ratio.md"))
     return parser.parse_args()
 
