@@ -134,7 +134,7 @@ def table(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         + (f"{asked - len(wrong)} of {asked} rates are inside. Outside: {'; '.join(wrong)}." if wrong else f"all {asked} rates are inside."),
         "",
         "Rates with the 95 % interval of Clopper and Pearson. `latency`: the median in the time of the run; `of stable rows`: without those that ran "
-        "out of time; `at all times`: the median over the whole drift, which a run shorter than the drift can't know. `ratio`: paired, 10 ms to 8 ms. "
+        "out of time; `at all times`: the median over the whole drift, which no shorter run can know. `ratio`: paired, 10 ms to 8 ms. "
         "Lines with a fixed number of rounds run the same code without its stopping rule. Noise and the sources of its sizes: "
         f"`tests/benchmarks/noise.py`. Again: `python -m tests.benchmarks.interval_coverage --trials {about['trials']}`.",
         "",
