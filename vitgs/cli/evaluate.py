@@ -9,7 +9,7 @@ import typer
 
 from vitgs.cli import options
 from vitgs.cli import show as output
-from vitgs.cli.checkpoint import about_checkpoint
+from vitgs.cli.checkpoint import about_checkpoint, data_for, rebuilt
 from vitgs.errors import UsageError
 from vitgs.numbers import interval
 from vitgs.record import Clip
@@ -31,17 +31,13 @@ def evaluate(
         raise UsageError("--views must be one that the data can give", given=views, remedy="use --views 1x1")
     about = about_checkpoint(checkpoint)
     run = options.settings(given)
-    from vitgs import data as data_sets
     from vitgs.backbone.weights import read_weights
-    from vitgs.cli.subject import build
     from vitgs.measure.setting import device_of
     from vitgs.record import to_json
     from vitgs.train import evaluate as evaluation
 
     where = device_of(device)
-    clip = Clip(**about["clip"])
-    knobs = {name: tuple(value) if isinstance(value, list) else value for name, value in about["knobs"].items()}
-    subject = build(about["model"], size=about["size"], style=about["style"], clip=clip, given=knobs)
+    subject = rebuilt(about)
     for name, value in run.items():
         knob = subject.system.space.get(name)
         if knob is None or knob.when != "run":
@@ -49,10 +45,7 @@ def evaluate(
             raise UsageError("eval can set a run knob alone, the rest is in the weights", given=name, remedy=f"set one of: {allowed}")
         knob.check(subject.system.name, name, value)
     subject.system.load(subject.model, read_weights(checkpoint))
-    source = data_sets.open_data(data or about["data"], split, frames=clip.frames, height=clip.height, width=clip.width)
-    if source.clip.class_count != clip.class_count:
-        remedy = "give data with the same classes"
-        raise UsageError(f"the model knows {clip.class_count} classes", given=f"{source.clip.class_count} in {source.name}", remedy=remedy)
+    source = data_for(Clip(**about["clip"]), data or about["data"], split)
     subject.model.to(where)
     result = evaluation.evaluate(subject.model, source, run=run, repeat=subject.system.repeat, clips=clips, device=device)
     found = {name: value for name, value in to_json(result).items() if name != "group_index"}

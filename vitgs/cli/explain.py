@@ -9,7 +9,7 @@ import typer
 
 from vitgs import folders
 from vitgs.cli import show as output
-from vitgs.cli.checkpoint import about_checkpoint
+from vitgs.cli.checkpoint import about_checkpoint, data_for, sampler
 from vitgs.errors import NothingToWorkOn, UsageError
 from vitgs.record import Clip
 
@@ -40,24 +40,11 @@ def explain(
         raise UsageError("--nodes must be 0 or more", given=nodes, remedy="give --nodes a number such as 3")
     wanted = [_node(text) for text in node or ()]
     file = _picture_file(out)
-    from vitgs.backbone.weights import read_weights
-    from vitgs.cli.subject import build
     from vitgs.graphsampler.explain import explain as run
-    from vitgs.graphsampler.model import GraphSampler
 
     about = about_checkpoint(checkpoint)
     shape = Clip(**about["clip"])
-    knobs = {name: tuple(value) if isinstance(value, list) else value for name, value in about["knobs"].items()}
-    subject = build(about["model"], size=about["size"], style=about["style"], clip=shape, given=knobs)
-    model = subject.model
-    if not isinstance(model, GraphSampler):
-        remedy = "give a checkpoint of `vitgs-bench train graphsampler`"
-        raise UsageError(
-            "explain needs graphsampler, whose choice, graph and memory it draws", given=f"a checkpoint of {about['model']}", remedy=remedy
-        )
-    if budget is not None:
-        subject.system.space["budget"].check(subject.system.name, "budget", budget)
-    subject.system.load(model, read_weights(checkpoint))
+    model = sampler(checkpoint, about, "explain needs graphsampler, whose choice, graph and memory it draws", budget)
     title, clip_TCHW, frame_THWC, truth = _embedded(clip, shape) if clip.startswith(EMBEDDED) else _video(clip, shape)
     found = run(model, clip_TCHW, budget)
     chosen = [_kept(found, place) for place in wanted] or found.best_nodes(nodes)
@@ -106,17 +93,13 @@ def _kept(found: Explanation, place: tuple[int, int, int]) -> int:
 
 def _embedded(spec: str, shape: Clip) -> tuple[str, Tensor, NDArray[np.floating[Any]], int]:
     """Title, clip, pixels and true label of a made clip; pixels are dark on white."""
-    from vitgs import data
     from vitgs.data.digits import EVALUATION_CLIPS, pixels
 
     name, _, number = spec.removeprefix(EMBEDDED).partition(":")
     if number and not (number.isdecimal() and int(number) < EVALUATION_CLIPS):
         raise UsageError(f"a test clip has a number from 0 to {EVALUATION_CLIPS - 1}", given=repr(number), remedy=f"write, say, {EMBEDDED}{name}:0")
     index = int(number or 0)
-    source = data.open_data(EMBEDDED + name, SPLIT, frames=shape.frames, height=shape.height, width=shape.width)
-    if source.clip.class_count != shape.class_count:
-        remedy = "give a clip of the task that it was trained on"
-        raise UsageError(f"the model knows {shape.class_count} classes", given=f"{source.clip.class_count} in {source.name}", remedy=remedy)
+    source = data_for(shape, EMBEDDED + name, SPLIT, "give a clip of the task that it was trained on")
     *_, last = source.evaluation(index + 1)
     frame_THWC = 1 - pixels(last.clip_BTCHW[-1]).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     return f"{source.name}, {SPLIT} clip {index}", last.clip_BTCHW[-1], frame_THWC, int(last.label_B[-1])

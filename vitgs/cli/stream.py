@@ -12,7 +12,7 @@ import typer
 
 from vitgs.cli import options
 from vitgs.cli import show as output
-from vitgs.cli.checkpoint import about_checkpoint
+from vitgs.cli.checkpoint import about_checkpoint, data_for, sampler
 from vitgs.cli.explain import EMBEDDED, _embedded
 from vitgs.errors import NothingToWorkOn, UsageError
 from vitgs.numbers import interval, quantity
@@ -50,7 +50,6 @@ def stream(
     options.positive("--every", every)
     if clip is not None and (data is not None or clips is not None):
         raise UsageError("stream takes one clip or a data set", given=f"{clip} and --data or --clips", remedy="leave one of them out")
-    from vitgs import data as data_sets
     from vitgs.graphsampler.stream import Streamer
     from vitgs.measure.setting import device_of
 
@@ -60,10 +59,7 @@ def stream(
     if clip is not None:
         _answers(streamer, clip, shape, every, checkpoint=checkpoint, as_json=as_json)
         return
-    source = data_sets.open_data(data or trained_on, split, frames=shape.frames, height=shape.height, width=shape.width)
-    if source.clip.class_count != shape.class_count:
-        remedy = "give data with the same classes"
-        raise UsageError(f"the model knows {shape.class_count} classes", given=f"{source.clip.class_count} in {source.name}", remedy=remedy)
+    source = data_for(shape, data or trained_on, split)
     found = compare(model, source, chunk_frames, budget=streamer.grid.budget, past_chunks=past_chunks, clips=clips, device=device)
     if as_json:
         about = {"checkpoint": checkpoint.name, "data": source.name, "split": split, "clips": found.streamed.clips, "grid": streamer.grid}
@@ -90,21 +86,9 @@ class Compared:
 
 def sampler_of(checkpoint: Path, budget: float | None) -> tuple[GraphSampler, Clip, str]:
     """The model of a checkpoint, the clips that it was trained on, and the data's name; an error in one line for a checkpoint of another system."""
-    from vitgs.backbone.weights import read_weights
-    from vitgs.cli.subject import build
-    from vitgs.graphsampler.model import GraphSampler
-
     about = about_checkpoint(checkpoint)
-    shape = Clip(**about["clip"])
-    knobs = {name: tuple(value) if isinstance(value, list) else value for name, value in about["knobs"].items()}
-    subject = build(about["model"], size=about["size"], style=about["style"], clip=shape, given=knobs)
-    if not isinstance(subject.model, GraphSampler):
-        remedy = "give a checkpoint of `vitgs-bench train graphsampler`"
-        raise UsageError("stream needs graphsampler, whose memory and graph go on", given=f"a checkpoint of {about['model']}", remedy=remedy)
-    if budget is not None:
-        subject.system.space["budget"].check(subject.system.name, "budget", budget)
-    subject.system.load(subject.model, read_weights(checkpoint))
-    return subject.model, shape, about["data"]
+    model = sampler(checkpoint, about, "stream needs graphsampler, whose memory and graph go on", budget)
+    return model, Clip(**about["clip"]), about["data"]
 
 
 def compare(

@@ -12,7 +12,7 @@ import typer
 from vitgs import folders
 from vitgs.cli import options
 from vitgs.cli import show as output
-from vitgs.cli.checkpoint import about_checkpoint
+from vitgs.cli.checkpoint import about_checkpoint, data_for
 from vitgs.errors import UsageError
 from vitgs.record import Clip, to_json
 
@@ -42,19 +42,12 @@ def theory(
     options.positive("--time", time)
     abouts = [about_checkpoint(file) for file in checkpoint]
     _comparable(checkpoint, abouts)
-    from vitgs import data as data_sets
     from vitgs.cli import theory_run
     from vitgs.report import theory_claims, theory_figures
     from vitgs.report.theory import numbers
 
-    models = [theory_run.load(file, about) for file, about in zip(checkpoint, abouts, strict=True)]
-    if budget is not None:
-        theory_run.check_budget(budget)
-    shape = Clip(**abouts[0]["clip"])
-    source = data_sets.open_data(data or abouts[0]["data"], split, frames=shape.frames, height=shape.height, width=shape.width)
-    if source.clip.class_count != shape.class_count:
-        remedy = "give data with the same classes"
-        raise UsageError(f"the model knows {shape.class_count} classes", given=f"{source.clip.class_count} in {source.name}", remedy=remedy)
+    models = [theory_run.load(file, about, budget) for file, about in zip(checkpoint, abouts, strict=True)]
+    source = data_for(Clip(**abouts[0]["clip"]), data or abouts[0]["data"], split)
     prices = [float(about["knobs"][PRICE]) for about in abouts]
     tell = _quiet if as_json else _say
     found, scaling = theory_run.measured(models, prices, source, clips, budget, seconds=time, tell=tell)
@@ -79,9 +72,6 @@ def theory(
 def _comparable(checkpoint: Sequence[Path], abouts: Sequence[Mapping[str, Any]]) -> None:
     """Checkpoints of several prices must be of one model otherwise."""
     for file, about in zip(checkpoint, abouts, strict=True):
-        if about["model"] != "graphsampler":
-            remedy = "give a checkpoint of `vitgs-bench train graphsampler`"
-            raise UsageError("theory needs graphsampler, whose claims it checks", given=f"a checkpoint of {about['model']}", remedy=remedy)
         first = {name: abouts[0].get(name) for name in SAME} | {k: v for k, v in abouts[0]["knobs"].items() if k != PRICE}
         own = {name: about.get(name) for name in SAME} | {k: v for k, v in about["knobs"].items() if k != PRICE}
         other = next((name for name in first if own.get(name) != first[name]), None)

@@ -10,18 +10,17 @@ from typing import Any
 
 import torch
 
-from vitgs.backbone.weights import read_weights
-from vitgs.cli.subject import build
+from vitgs.cli.checkpoint import sampler
 from vitgs.data.source import Clips, Source
 from vitgs.executor.machine_lock import machine_lock
 from vitgs.graphsampler import theory_checks as checks
 from vitgs.graphsampler import theory_gaps
-from vitgs.graphsampler.model import SYSTEM, GraphSampler
+from vitgs.graphsampler.model import GraphSampler
 from vitgs.graphsampler.theory import check_model
 from vitgs.graphsampler.theory_graph import full_attention, message_passing
 from vitgs.measure import clock
 from vitgs.measure.formula import FormulaCounter
-from vitgs.record import Clip, Estimate
+from vitgs.record import Estimate
 from vitgs.report.theory import LAST, Found
 
 SEED = 0
@@ -32,19 +31,11 @@ NARROW = 2  # chunks to either side, beside the model's own window
 EDGES, FULL = "edges and messages", "full attention"
 
 
-def load(checkpoint: Path, about: Mapping[str, Any]) -> GraphSampler:
+def load(checkpoint: Path, about: Mapping[str, Any], budget: float | None) -> GraphSampler:
     """The model of a checkpoint, in evaluation mode, if the theory can be checked on it."""
-    knobs = {name: tuple(value) if isinstance(value, list) else value for name, value in about["knobs"].items()}
-    subject = build(about["model"], size=about["size"], style=about["style"], clip=Clip(**about["clip"]), given=knobs)
-    assert isinstance(subject.model, GraphSampler)
-    check_model(subject.model)
-    subject.system.load(subject.model, read_weights(checkpoint))
-    return subject.model.requires_grad_(False)
-
-
-def check_budget(budget: float) -> None:
-    """The one-line error for a budget that the system doesn't take."""
-    SYSTEM.space["budget"].check(SYSTEM.name, "budget", budget)
+    model = sampler(checkpoint, about, "theory needs graphsampler, whose claims it checks", budget)
+    check_model(model)
+    return model.requires_grad_(False)
 
 
 def settings(clips: int, found: Found) -> dict[str, Any]:
