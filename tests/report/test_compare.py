@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vitgs.record import Estimate
-from vitgs.report.bootstrap import Resampler
+from vitgs.report.bootstrap import Resampler, percentile_interval
 from vitgs.report.compare import best_within, difference, equal_macs, holm, tied_with, two_sided
 from vitgs.report.points import Accuracy, Book, Cost, Point
 
@@ -48,6 +48,14 @@ def test_groups_widen_the_interval() -> None:
     right = (np.random.default_rng(2).normal(size=200)[GROUP] > 0).astype(float)[None]
     grouped, single = Resampler("g", GROUP_OF_CLIP, 1000).top(right, (0,)), Resampler("s", range(400), 1000).top(right, (0,))
     assert grouped.std() == pytest.approx(single.std() * np.sqrt(2), rel=0.1)
+
+
+@pytest.mark.parametrize(("right", "low", "high"), [(1.0, 0.025 ** (1 / 200), 1.0), (0.0, 0.0, 1 - 0.025 ** (1 / 200))])
+def test_all_right_or_all_wrong_is_not_certain(right: float, low: float, high: float) -> None:
+    resampler = Resampler("c", GROUP_OF_CLIP, 100)
+    found = percentile_interval(right, resampler.top(np.full((3, 400), right), (0, 1, 2)), "bootstrap", groups=resampler.groups)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert "exact" in found.method
 
 
 def test_seeds_part_has_the_sample_variance() -> None:

@@ -47,8 +47,10 @@ class Accuracies:
                 max((e.high for e in single if e.high is not None), default=None),
             )
             return Accuracy(estimate=Estimate(value=mean, low=low, high=high, method="widest interval of the seeds"), seeds=seeds, clips=clips)
-        draws = self._resampler(rows[0], clips).top(correct_SC, seeds)
-        return Accuracy(estimate=percentile_interval(mean, draws, METHOD if len(seeds) > 1 else ONE_SEED), draws=draws, seeds=seeds, clips=clips)
+        resampler = self._resampler(rows[0], clips)
+        draws = resampler.top(correct_SC, seeds)
+        top = percentile_interval(mean, draws, METHOD if len(seeds) > 1 else ONE_SEED, groups=resampler.groups)
+        return Accuracy(estimate=top, draws=draws, seeds=seeds, clips=clips)
 
     def _resampler(self, row: Record, clips: int) -> Resampler:
         key = (row.job.data, str(row.result.get("split")), str(row.result.get("groups") or ""), clips)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vitgs.record import Estimate
 
 DRAWS = 2000
+EXACT = "every answer alike; 95 % exact interval over clip groups"
 _ROWS_AT_ONCE = 250  # so that the weights of a large set need not be held as floats all at once
 
 
@@ -49,10 +50,17 @@ class Resampler:
         return np.asarray(right_rS / clips_r[:, None], dtype=np.float64)
 
 
-def percentile_interval(value: float, draws: NDArray[np.float64], method: str) -> Estimate:
-    """The value with the 2.5 and 97.5 % points of its draws."""
-    low, high = np.percentile(draws, (2.5, 97.5))
-    return Estimate(value=value, low=float(max(low, 0.0)), high=float(min(high, 1.0)), method=method)
+def percentile_interval(value: float, draws: NDArray[np.float64], method: str, *, groups: int) -> Estimate:
+    """The value with the 2.5 and 97.5 % points of its draws.
+
+    All right, or all wrong: every draw is the same and the bootstrap says "sure". Then the open end is the exact one of a share of 0 or 1 among as
+    many independent groups, `0.025 ** (1 / groups)` away from the other side (Clopper and Pearson, Biometrika 26, 1934).
+    """
+    low, high = (float(end) for end in np.percentile(draws, (2.5, 97.5)))
+    if low == high and value in (0.0, 1.0):
+        open_end = 0.025 ** (1 / groups)
+        low, high, method = (open_end, 1.0, EXACT) if value else (0.0, 1 - open_end, EXACT)
+    return Estimate(value=value, low=max(low, 0.0), high=min(high, 1.0), method=method)
 
 
 def cost_draws(cost: Estimate, draws: int, key: str) -> NDArray[np.float64]:
