@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vitgs.graphsampler.graph import Graph, build_edges, chunked_candidates, neighbours, relative_features
+from vitgs.graphsampler.graph import Graph, build_edges, chunked_candidates, nearness, neighbours, relative_features
 
 
 def nodes(frames: int, tokens: int, width: int = 16, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,3 +90,35 @@ def test_a_neighbour_of_no_utility_is_not_heard() -> None:
     changed = appearance.clone()
     changed[:, 1] += torch.randn(16)
     assert torch.allclose(graph(appearance, edges, bias)[:, 0], graph(changed, edges, bias)[:, 0], atol=1e-6)
+
+
+def test_a_later_clip_has_the_same_edges() -> None:
+    appearance, position = nodes(frames=7, tokens=9, batch=3)
+    position[..., 1:] /= 2
+    for window in (0, 2):
+        for last in (9, 5):  # whether the last chunk fills up, and where the nodes' mean lies
+            count = 54 + last
+            first = build_edges(appearance[:, :count], position[:, :count], k=3, temporal=2, chunk=9, window=window)
+            for shift in (1.0, 7.0, 1001.0):
+                later = position[:, :count] + torch.tensor([shift, 0.0, 0.0])
+                edges = build_edges(appearance[:, :count], later, k=3, temporal=2, chunk=9, window=window)
+                assert torch.equal(edges.node_BSE, first.node_BSE) and torch.equal(edges.valid_BSE, first.valid_BSE), (window, last, shift)
+
+
+def test_equally_near_nodes_have_equal_nearness() -> None:
+    _, position = nodes(frames=6, tokens=11, batch=2)
+    exact = (position.unsqueeze(2) - position.unsqueeze(1)).double().mul(torch.tensor([4.0, 1.0, 1.0])).square().sum(dim=-1)
+    queries = position + torch.tensor([90.0, 0.0, 0.0])
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        near = nearness(queries.unsqueeze(1).to(dtype), queries.unsqueeze(1).to(dtype)).squeeze(1).double()
+        assert torch.equal(near - near.diagonal(dim1=1, dim2=2).unsqueeze(2), -exact)
+    with torch.autocast("cpu", torch.bfloat16):
+        near = nearness(queries.unsqueeze(1), queries.unsqueeze(1)).squeeze(1).double()
+    assert torch.equal(near - near.diagonal(dim1=1, dim2=2).unsqueeze(2), -exact)
+
+
+def test_edges_are_counted_without_data() -> None:
+    # Costs are counted on the meta device, which has no autocast to switch off.
+    position = torch.zeros(1, 6, 3, device="meta")
+    edges = build_edges(torch.zeros(1, 6, 4, device="meta"), position, k=2, temporal=1, chunk=2, window=1)
+    assert edges.node_BSE.shape == (1, 6, 4)

@@ -61,3 +61,18 @@ def test_memory_starts_without_effect_on_the_nodes() -> None:
     x = torch.randn(2, 6, 8)
     out, final = bank(x, torch.arange(6).expand(2, -1), 6, None)
     assert torch.equal(out, x) and final.shape == (2, 18)
+
+
+def test_a_frame_far_below_the_rest_keeps_its_message() -> None:
+    torch.manual_seed(0)
+    value, logit, frame = torch.randn(1, 6, 5), torch.randn(1, 6, 2), torch.tensor([[0, 0, 1, 1, 2, 2]])
+    expected, _ = pool_by_frame(value, logit, frame, 4)
+    logit[:, 2:4] -= 200
+    sunk = logit.clone().requires_grad_()
+    pooled, held = pool_by_frame(value, sunk, frame, 4)
+    torch.testing.assert_close(pooled, expected, atol=1e-4, rtol=1e-4)
+    assert held.tolist() == [[True, True, True, False]] and not pooled[:, 3].any()
+    torch.autograd.backward(pooled[:, 1].sum())
+    assert sunk.grad is not None and float(sunk.grad[:, 2:4].abs().max()) > 1e-3
+    masked, _ = pool_by_frame(value, torch.full_like(logit, -torch.inf), frame, 4)
+    assert not masked.any()

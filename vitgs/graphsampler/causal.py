@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vitgs.backbone.readout import AttentionReadout
 from vitgs.backbone.tokens import Tokens
 from vitgs.graphsampler.graph import FRAME_CELLS, Edges, GraphLayer, build_edges, neighbours, relative_features
-from vitgs.graphsampler.memory import MemoryBank, pool_by_frame
+from vitgs.graphsampler.memory import MemoryBank, gap_features, pool_by_frame
 
 # Similarities closer than this are a tie: rounding, which differs with the shape of a product, must not pick neighbours.
 SIMILARITY_STEPS = 2**16
@@ -108,12 +108,13 @@ def remember(bank: MemoryBank, nodes: Tokens, frames: int, memory: Memory) -> tu
     state_BMW, since_B, states = memory.state_BMW, memory.since_B, []
     for message_BMW, held_B in zip(message_BTMW.unbind(1), held_BT.unbind(1), strict=True):
         since_B = since_B + 1
-        gap_B2 = torch.stack([since_B.log1p(), (since_B > 1).to(since_B.dtype)], dim=-1).to(message_BMW.dtype)
-        incoming_BMX = bank.input(message_BMW + bank.slot + bank.gap(gap_B2).unsqueeze(1))
+        incoming_BMX = bank.input(message_BMW + bank.slot + bank.gap(gap_features(since_B, message_BMW.dtype)).unsqueeze(1))
         hidden_BMX = bank.hidden(state_BMW)
         reset_BMW, keep_BMW = torch.sigmoid(incoming_BMX + hidden_BMX)[..., : 2 * bank.width].chunk(2, dim=-1)
         proposed_BMW = torch.tanh(torch.addcmul(incoming_BMX[..., 2 * bank.width :], reset_BMW, hidden_BMX[..., 2 * bank.width :]))
-        state_BMW = torch.where(held_B[:, None, None], torch.lerp(proposed_BMW, state_BMW, keep_BMW), state_BMW)
+        state_BMW = torch.where(
+            held_B[:, None, None], torch.lerp(proposed_BMW.to(state_BMW.dtype), state_BMW, keep_BMW.to(state_BMW.dtype)), state_BMW
+        )
         since_B = torch.where(held_B, 0.0, since_B)
         states.append(state_BMW)
     row_B1 = torch.arange(len(frame_BS), device=frame_BS.device).unsqueeze(1)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitgs.backbone.tokens import Tokens, without_prefix
 from vitgs.graphsampler.graph import Edges, Graph, GraphLayer, neighbours
-from vitgs.graphsampler.memory import MemoryBank, _since_last, pool_by_frame
+from vitgs.graphsampler.memory import MemoryBank, _since_last, gap_features, pool_by_frame
 from vitgs.graphsampler.model import TEMPORAL_EDGES, GraphSampler
 from vitgs.reduction.selection import check_budget
 
@@ -108,6 +108,7 @@ class Explanation:
 
 def explain(model: GraphSampler, clip_TCHW: Tensor, budget: float | None = None) -> Explanation:
     """Runs the model on one clip, as at test time, and keeps what it did; `budget` None: the one it was built with."""
+    model.check_plain("explain")
     share = model.budget if budget is None else check_budget(budget)
     was_training = model.training
     model.eval()
@@ -202,8 +203,7 @@ def memory_trace(bank: MemoryBank, nodes: Tokens, frames: int) -> MemoryTrace:
     states_BTMW = bank.update(message_BTMW, held_BT)
     first_B1MW = bank.slot.expand(len(states_BTMW), 1, -1, -1)
     before_BTMW = torch.cat([first_B1MW, states_BTMW[:, :-1]], dim=1)
-    since_BT = _since_last(held_BT)
-    gap_BT2 = torch.stack([since_BT.log1p(), (since_BT > 1).to(since_BT.dtype)], dim=-1)
+    gap_BT2 = gap_features(_since_last(held_BT), message_BTMW.dtype)
     gates_BTMX = bank.input(message_BTMW + bank.slot + bank.gap(gap_BT2).unsqueeze(2)) + bank.hidden(before_BTMW)
     opened_BTM = 1 - torch.sigmoid(gates_BTMX[..., bank.width : 2 * bank.width]).mean(dim=-1)
     held_TS = frame_BS[0] == torch.arange(frames, device=frame_BS.device).unsqueeze(1)

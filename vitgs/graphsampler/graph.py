@@ -6,6 +6,7 @@ linear in the number of frames. Edges are the k most similar nodes of other fram
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ RELATIVE_SCALE = (1.0, 2.0, 2.0, 12.0, 12.0, 1.0)
 RELATIVE = len(RELATIVE_SCALE)
 # What a frame away counts for among temporal neighbours, in cells.
 FRAME_CELLS = 4.0
+# Parts of a cell and of a frame that positions are told apart by when distances are compared.
+GRID = 2
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,18 @@ def relative_features(position_BS3: Tensor, other_BSE3: Tensor) -> Tensor:
 
 
 def nearness(position_BCQ3: Tensor, other_BCW3: Tensor) -> Tensor:
-    """How near candidates are in time and place, `(B, C, Q, W)`: minus the squared distance in cells, up to a term of the node's own."""
-    scale = position_BCQ3.new_tensor((FRAME_CELLS, 1.0, 1.0))
-    middle = position_BCQ3.mean(dim=2, keepdim=True)  # so that late frames lose no digits
-    here, there = (position_BCQ3 - middle) * scale, (other_BCW3 - middle) * scale
-    return 2 * here @ there.transpose(2, 3) - there.square().sum(dim=-1).unsqueeze(2)
+    """How near candidates are in time and place, `(B, C, Q, W)`: minus the squared distance in cells, up to a term of the node's own.
+
+    Exact for chunks that see up to 360 frames: positions count from the chunk's first node in half cells and half frames, so every term is a whole
+    multiple of a quarter and every sum is below 2^24 of them. Rounding thus tells no two equally near nodes apart, whatever the time of the clip.
+    """
+    # Float32 in every precision of the model: halves couldn't hold the sums, and autocast, which meta tensors don't have, would make halves of them.
+    device = position_BCQ3.device.type
+    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
+        first = position_BCQ3[:, :, :1]
+        scale = torch.tensor((FRAME_CELLS, 1.0, 1.0), device=first.device)
+        here, there = (((value - first).float() * GRID).round() * (scale / GRID) for value in (position_BCQ3, other_BCW3))
+        return 2 * here @ there.transpose(2, 3) - there.square().sum(dim=-1).unsqueeze(2)
 
 
 def build_edges(appearance_BSD: Tensor, position_BS3: Tensor, *, k: int, temporal: int, chunk: int, window: int) -> Edges:
@@ -85,10 +95,12 @@ def build_edges(appearance_BSD: Tensor, position_BS3: Tensor, *, k: int, tempora
         similarity = by_chunk(unit) @ candidates(unit).transpose(2, 3)
         lowest = torch.finfo(similarity.dtype).min
         like = similarity.masked_fill_(closed, lowest).topk(min(k, closed.shape[3]), dim=3)
-        near = nearness(queries, others).masked_fill_(closed, lowest).topk(min(temporal, closed.shape[3]), dim=3)
+        closeness = nearness(queries, others)
+        furthest = torch.finfo(closeness.dtype).min
+        near = closeness.masked_fill_(closed, furthest).topk(min(temporal, closed.shape[3]), dim=3)
         # A temporal neighbour that is also among the most similar counts once.
         twice = (near.indices.unsqueeze(4) == like.indices.unsqueeze(3)).any(dim=4)
-        valid = torch.cat([like.values > lowest, (near.values > lowest) & ~twice], dim=3)
+        valid = torch.cat([like.values > lowest, (near.values > furthest) & ~twice], dim=3)
         place = torch.cat([like.indices, near.indices], dim=3)
         alike = torch.cat([like.values, similarity.gather(3, near.indices)], dim=3)
         node = place if chunks == 1 else candidate_CW[torch.arange(chunks, device=place.device)[:, None, None], place].clamp_min(0)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitgs.graphsampler.relaxation import temperature_at
 from vitgs.graphsampler.select import noise_scale
 from vitgs.spec import Batch, Losses, cross_entropy
 
@@ -22,8 +23,9 @@ class Selecting(Protocol):
     patch: int
     budget: float
     noise: str
+    temperature: str
 
-    def logits_and_utility(self, clip_BTCHW: Tensor, budget: float | None, noise: float) -> tuple[Tensor, Tensor | None]: ...
+    def logits_and_utility(self, clip_BTCHW: Tensor, budget: float | None, noise: float, temperature: float) -> tuple[Tensor, Tensor | None]: ...
 
 
 def sparsity_loss(utility_BTN: Tensor) -> Tensor:
@@ -55,8 +57,8 @@ def objective(model: nn.Module, batch: Batch, progress: float, generator: torch.
     assert isinstance(model, Selecting)
     run = dict(batch.run)
     budget = float(run.get("budget", model.budget))
-    noise = noise_scale(model.noise, progress)
-    logits, utility = model.logits_and_utility(batch.clip_BTCHW, budget, noise)
+    scales = {"noise": noise_scale(model.noise, progress), "temperature": temperature_at(model.temperature, progress)}
+    logits, utility = model.logits_and_utility(batch.clip_BTCHW, budget, **scales)
     loss = cross_entropy(logits, batch.label_B)
     parts = {"cross_entropy": loss.detach()}
     if utility is not None and model.sparsity > 0:
@@ -67,7 +69,7 @@ def objective(model: nn.Module, batch: Batch, progress: float, generator: torch.
         height, width = batch.clip_BTCHW.shape[3] // model.patch, batch.clip_BTCHW.shape[4] // model.patch
         shift = (int(torch.randint(height, (), generator=generator)), int(torch.randint(width, (), generator=generator)))
         second = replace(batch, clip_BTCHW=shifted(batch.clip_BTCHW, model.patch, *shift))
-        other_logits, other_utility = model.logits_and_utility(second.clip_BTCHW, budget, noise)
+        other_logits, other_utility = model.logits_and_utility(second.clip_BTCHW, budget, **scales)
         assert other_utility is not None
         agree = consistency_loss(logits, other_logits, utility, other_utility, shift, (height, width))
         loss = loss + model.consistency * agree

@@ -16,17 +16,22 @@ SHUT = 1e4
 def pool_by_frame(value_BSD: Tensor, logit_BSM: Tensor, frame_BS: Tensor, frames: int) -> tuple[Tensor, Tensor]:
     """For each frame and slot the softmax-weighted mean over that frame's nodes: `(B, T, M, D)`, and which frames have nodes `(B, T)`.
 
-    Linear in the number of nodes: a segment softmax by scattered sums.
+    Linear in the number of nodes: a segment softmax by scattered sums, each frame and slot from its own highest logit, so that a frame far below the
+    rest of the clip is weighed as it would be alone.
     """
     batch, _, slots = logit_BSM.shape
-    weight_BSM = (logit_BSM - logit_BSM.amax(dim=1, keepdim=True).detach()).exp()
+    frame_BSM = frame_BS.unsqueeze(-1).expand(-1, -1, slots)
+    lowest_BTM = logit_BSM.new_full((batch, frames, slots), torch.finfo(logit_BSM.dtype).min)
+    peak_BTM = lowest_BTM.scatter_reduce(1, frame_BSM, logit_BSM.detach(), "amax")
+    weight_BSM = (logit_BSM - peak_BTM.gather(1, frame_BSM)).exp()
     weighted_BSX = (weight_BSM.unsqueeze(-1) * value_BSD.unsqueeze(2)).flatten(2)
     packed_BSY = torch.cat([weighted_BSX, weight_BSM, torch.ones_like(weight_BSM[..., :1])], dim=2)
     index_BSY = frame_BS.unsqueeze(-1).expand(-1, -1, packed_BSY.shape[2])
     total_BTY = packed_BSY.new_zeros(batch, frames, packed_BSY.shape[2]).scatter_add(1, index_BSY, packed_BSY)
     width = value_BSD.shape[2]
     top, weight, held = torch.split(total_BTY, [slots * width, slots, 1], dim=2)
-    return torch.unflatten(top, 2, (slots, width)) / weight.unsqueeze(-1).clamp_min(1e-12), held.squeeze(-1) > 0
+    # The best node of a frame weighs 1, so only a frame without nodes is below that.
+    return torch.unflatten(top, 2, (slots, width)) / weight.unsqueeze(-1).clamp_min(1.0), held.squeeze(-1) > 0
 
 
 class MemoryBank(nn.Module):
@@ -62,8 +67,7 @@ class MemoryBank(nn.Module):
     def update(self, message_BTMW: Tensor, held_BT: Tensor) -> Tensor:
         """The states after each frame, `(B, T, M, W)`: a GRU (Cho 2014) in time order that only frames with nodes turn."""
         batch = held_BT.shape[0]
-        since_BT = _since_last(held_BT)
-        gap_BT2 = torch.stack([since_BT.log1p(), (since_BT > 1).to(since_BT.dtype)], dim=-1)
+        gap_BT2 = gap_features(_since_last(held_BT), message_BTMW.dtype)
         incoming = self.input(message_BTMW + self.slot + self.gap(gap_BT2).unsqueeze(2))
         # The update gate of a frame without nodes is shut: sigmoid(large) is 1, and the state stays as it is to the last bit.
         shut_BT11 = torch.where(held_BT, 0.0, SHUT).to(incoming.dtype)[:, :, None, None]
@@ -75,9 +79,15 @@ class MemoryBank(nn.Module):
             hidden = self.hidden(state)
             reset, keep = torch.sigmoid(gates + hidden[..., : 2 * self.width]).chunk(2, dim=-1)
             proposed = torch.tanh(torch.addcmul(new, reset, hidden[..., 2 * self.width :]))
-            state = torch.lerp(proposed, state, keep)
+            # Under autocast the gates are in a half precision; the state, which adds up over time, stays in that of its weights.
+            state = torch.lerp(proposed.to(state.dtype), state, keep.to(state.dtype))
             states.append(state)
         return torch.stack(states, dim=1)
+
+
+def gap_features(since_B_: Tensor, dtype: torch.dtype) -> Tensor:
+    """What the memory is told of the frames since its last update: log(1 + frames), and whether any was left out; one more dimension of 2."""
+    return torch.stack([since_B_.log1p(), (since_B_ > 1).to(since_B_.dtype)], dim=-1).to(dtype)
 
 
 def _since_last(held_BT: Tensor) -> Tensor:

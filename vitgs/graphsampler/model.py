@@ -5,23 +5,33 @@ Every part can be switched off by a knob: with budget 1, `utility` none, L = 0 a
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from functools import partial
+
 from torch import Tensor, nn
 
 from vitgs.backbone.embeddings import TimeEmbed
-from vitgs.backbone.readout import READOUTS, MeanReadout, build_readout
+from vitgs.backbone.readout import MeanReadout, build_readout
 from vitgs.backbone.sizes import Style
 from vitgs.backbone.stages import stage
 from vitgs.backbone.tokens import Tokens, gather, join_frames, rows, split_frames, without_prefix
 from vitgs.backbone.vit import Vit
 from vitgs.errors import UsageError
-from vitgs.graphsampler.glance import GLANCES, check_glance, half_patches
+from vitgs.graphsampler.between import run_between
+from vitgs.graphsampler.diversity import check_diversity, choose_diverse
+from vitgs.graphsampler.glance import check_glance, half_patches
 from vitgs.graphsampler.graph import Edges, Graph, build_edges
+from vitgs.graphsampler.knobs import SPACE
 from vitgs.graphsampler.losses import objective
 from vitgs.graphsampler.memory import MemoryBank
-from vitgs.graphsampler.select import DECISIONS, NOISES, SELECTORS, choose, kept_shape
-from vitgs.reduction.selection import check_budget
+from vitgs.graphsampler.merge import Merging, in_time_order, run_merging, tome, vtm
+from vitgs.graphsampler.relaxation import Multiplier, Rule, check_relaxation, relax
+from vitgs.graphsampler.select import choose, kept_shape
+from vitgs.reduction.merging import merge_counts
+from vitgs.reduction.selection import check_budget, gumbel
 from vitgs.reduction.utility import Utility, log_utility
-from vitgs.spec import Clip, Knob, Size, System
+from vitgs.spec import Clip, Size, System
 
 GRAPH_WIDTH = 128
 TEMPORAL_EDGES = 2
@@ -52,6 +62,13 @@ class GraphSampler(nn.Module):
         consistency: float,
         frozen: bool,
         glance: str,
+        relaxation: str,
+        temperature: str,
+        diversity: float,
+        merge: str,
+        r: int,
+        schedule: str,
+        place: str,
     ) -> None:
         super().__init__()
         self.frames, self.budget, self.k, self.window = clip.frames, check_budget(budget), k, window
@@ -63,6 +80,13 @@ class GraphSampler(nn.Module):
             )
         self.select, self.decision, self.attention, self.noise = select, decision, attention, noise
         self.sparsity, self.consistency = sparsity, consistency
+        check_relaxation(relaxation, select, attention)
+        self.relaxation, self.temperature = relaxation, temperature
+        check_diversity(diversity, select, relaxation)
+        check_parts(merge, place, utility, relaxation)
+        self.diversity, self.merge, self.place = diversity, merge, place
+        self.merges = merge_counts(r if merge != "none" else 0, size.depth, schedule)
+        self.multiplier = Multiplier() if relaxation == "lagrange" else None
         self.vit = Vit(size, style, clip, class_token=readout == "class")
         self.patch = int(self.vit.embed.patch.kernel_size[0])
         check_glance(glance, self.patch)
@@ -84,31 +108,50 @@ class GraphSampler(nn.Module):
     def forward(self, clip_BTCHW: Tensor, budget: float | None = None) -> Tensor:
         return self.logits_and_utility(clip_BTCHW, budget)[0]
 
-    def logits_and_utility(self, clip_BTCHW: Tensor, budget: float | None = None, noise: float = 0.0) -> tuple[Tensor, Tensor | None]:
+    def logits_and_utility(
+        self, clip_BTCHW: Tensor, budget: float | None = None, noise: float = 0.0, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor | None]:
         """Logits `(B, classes)` and the utility of every pair `(B, T, N)`, None when nothing scores.
 
-        `noise`: scale of the Gumbel noise on the choice.
+        `noise`: scale of the Gumbel noise on the choice. `temperature`: of a relaxation.
         """
         share = self.budget if budget is None else check_budget(budget)
+        utility: Tensor | None
+        behind: Tensor | None = None
         with stage("select"):
-            kept, utility = self._keep(clip_BTCHW, share, noise)
+            if self.training and self.relaxation != "bias" and math.prod(self._shape(share)) < self.frames * self.tokens:
+                kept, utility, behind = self._relaxed(clip_BTCHW, share, noise, temperature)
+            else:
+                kept, utility = self._keep(clip_BTCHW, share, noise)
             appearance = kept.x_BND
             kept = kept if self.time is None else self.time(kept)
-        encoded = self._encode(kept, share)
-        before = self._together(without_prefix(encoded), clip_BTCHW.shape[0])
+        between = self.graph is not None and self.place == "between"
+        if any(self.merges):
+            encoded, before, appearance = self._encode_merging(kept, appearance, share)
+        else:
+            encoded = self._encode_between(kept, appearance, share) if between else self._encode(kept, share)
+            before = self._together(without_prefix(encoded), clip_BTCHW.shape[0])
+        if behind is not None:
+            before, appearance = gather(before, behind), rows(appearance, behind)
         nodes, final = before, None
-        if self.graph is not None:
+        if self.graph is not None and not between:
             with stage("graph"):
-                nodes = nodes.with_x(self.graph(nodes.x_BND, self._edges(nodes, appearance, share), nodes.bias_BN))
+                nodes = nodes.with_x(self.graph(nodes.x_BND, self._edges(nodes, appearance, share), nodes.key_bias_BN()))
         if self.memory is not None:
             with stage("memory"):
-                x, final = self.memory(nodes.x_BND, nodes.position_BN3[..., 0].long(), self.frames, nodes.bias_BN)
+                x, final = self.memory(nodes.x_BND, nodes.position_BN3[..., 0].long(), self.frames, nodes.key_bias_BN())
                 nodes = nodes.with_x(x)
         with stage("head"):
             logits: Tensor = self.head(self._read(encoded, before, nodes))
             if final is not None and self.memory_head is not None:
                 logits = logits + self.memory_head(final)
             return logits, utility
+
+    def check_plain(self, use: str) -> None:
+        """Refuses what goes through utility, ViT, graph and memory one after the other, `use`, for a model where that isn't all."""
+        if any(self.merges) or self.place == "between" or self.diversity:
+            given = f"merge={self.merge}, place={self.place}, diversity={self.diversity:g}"
+            raise UsageError(f"{use} needs merge=none, place=behind, diversity=0", given=given, remedy="train a model with these")
 
     def _shape(self, budget: float) -> tuple[int, int]:
         return kept_shape(self.select, self.decision, budget, self.frames, self.tokens)
@@ -121,7 +164,7 @@ class GraphSampler(nn.Module):
             utility = None
         else:
             utility = flat = self.utility(seen, self.frames)
-        index_BS = choose(flat, select=self.select, decision=self.decision, budget=budget, noise=noise, fixed=not self.training)
+        index_BS = self._choose(flat, seen, budget, noise)
         whole = index_BS.shape[1] == self.frames * self.tokens
         if seen is None or self.glance == "half":
             kept = self.vit.patches(clip_BTCHW) if whole else self.vit.embed.some(clip_BTCHW, index_BS)
@@ -131,6 +174,33 @@ class GraphSampler(nn.Module):
             bias = log_utility(rows(utility.flatten(1), index_BS))
             kept = Tokens(x_BND=kept.x_BND, position_BN3=kept.position_BN3, bias_BN=bias)
         return kept, utility
+
+    def _choose(self, score_BTN: Tensor, seen: Tokens | None, budget: float, noise: float) -> Tensor:
+        """The hard choice, by utility alone or with a share of coverage."""
+        if not self.diversity or seen is None or math.prod(self._shape(budget)) == self.frames * self.tokens:
+            return choose(score_BTN, select=self.select, decision=self.decision, budget=budget, noise=noise, fixed=not self.training)
+        noisy_BTN = score_BTN.detach() + noise * gumbel(score_BTN) if noise else score_BTN.detach()
+        return choose_diverse(noisy_BTN, seen.x_BND, select=self.select, decision=self.decision, budget=budget, diversity=self.diversity)
+
+    def _relaxed(self, clip_BTCHW: Tensor, budget: float, noise: float, temperature: float) -> tuple[Tokens, Tensor, Tensor | None]:
+        """What a relaxation trains on in the place of `_keep`, the utility, and which of the tokens go on behind the ViT (None: all)."""
+        seen = self._look(clip_BTCHW)
+        assert seen is not None and self.utility is not None
+        utility_BTN = self.utility(seen, self.frames)
+
+        def embed(index_BS: Tensor | None) -> Tokens:
+            if self.glance == "patch":
+                return seen if index_BS is None else gather(seen, index_BS)
+            return self.vit.patches(clip_BTCHW) if index_BS is None else self.vit.embed.some(clip_BTCHW, index_BS)
+
+        rule = Rule(select=self.select, decision=self.decision, budget=budget)
+        kept, behind = relax(self.relaxation, embed, utility_BTN, rule, self.multiplier, noise=noise, temperature=temperature)
+        if self.biased:
+            t, y, x = kept.position_BN3.long().unbind(-1)
+            index_BS = t * self.tokens + y * self.vit.embed.columns + x
+            bias_BS = log_utility(rows(utility_BTN.flatten(1), index_BS.expand(len(utility_BTN), -1)))
+            kept = replace(kept, bias_BN=bias_BS if kept.bias_BN is None else kept.bias_BN + bias_BS)
+        return kept, utility_BTN, behind
 
     def _look(self, clip_BTCHW: Tensor) -> Tokens | None:
         """What the utility scores; None when nothing does, and then only what is kept is ever embedded."""
@@ -147,10 +217,29 @@ class GraphSampler(nn.Module):
         out = self.vit(split_frames(kept, frames))
         return out
 
+    def _encode_merging(self, kept: Tokens, appearance_BSD: Tensor, budget: float) -> tuple[Tokens, Tokens, Tensor]:
+        """The ViT with merging between its blocks: its tokens, and the patch tokens among them with their appearance, in time order."""
+        batch = kept.x_BND.shape[0]
+        merging: Merging = tome if self.merge == "tome" else partial(vtm, noisy=self.training)
+        if self.attention == "frame":
+            frames = self._shape(budget)[0]
+            kept, appearance_BSD = split_frames(kept, frames), appearance_BSD.reshape(batch * frames, -1, appearance_BSD.shape[2])
+        encoded, appearance_BSD = run_merging(self.vit, kept, appearance_BSD, merging, self.merges, self.frames)
+        nodes = self._together(without_prefix(encoded), batch)
+        nodes, appearance_BSD = in_time_order(nodes, appearance_BSD.reshape(batch, nodes.count, -1))
+        return encoded, nodes, appearance_BSD
+
+    def _encode_between(self, kept: Tokens, appearance_BSD: Tensor, budget: float) -> Tokens:
+        """The ViT with graph layers between its blocks."""
+        assert self.graph is not None
+        edges = self._edges(kept, appearance_BSD, budget)
+        into = kept if self.attention == "joint" else split_frames(kept, self._shape(budget)[0])
+        return run_between(self.vit, self.graph, into, edges, kept.bias_BN)
+
     def _edges(self, nodes: Tokens, appearance_BSD: Tensor, budget: float) -> Edges:
         """Edges by appearance and time, in windows of chunks as long as a frame's share of what is kept."""
-        frames, tokens = self._shape(budget)
-        chunk = tokens if frames > 1 else -(-nodes.count // self.frames)
+        frames = self._shape(budget)[0]
+        chunk = -(-nodes.count // (frames if frames > 1 else self.frames))
         return build_edges(appearance_BSD, nodes.position_BN3, k=self.k, temporal=TEMPORAL_EDGES, chunk=chunk, window=self.window)
 
     def _together(self, nodes: Tokens, batch: int) -> Tokens:
@@ -168,6 +257,15 @@ class GraphSampler(nn.Module):
         return token
 
 
+def check_parts(merge: str, place: str, utility: str, relaxation: str) -> None:
+    """Refuses parts that can't be put together."""
+    if merge == "vtm" and utility == "none":
+        raise UsageError("merge=vtm picks its targets by utility", given="utility=none", remedy="set utility=learned, or merge=tome")
+    if merge != "none" and (place == "between" or relaxation == "lagrange"):
+        given = f"merge={merge}, place={place}, relaxation={relaxation}"
+        raise UsageError("merging needs place=behind, and no relaxation=lagrange", given=given, remedy="set merge=none, or the other two so")
+
+
 SYSTEM = System(
     name="graphsampler",
     group="ours",
@@ -175,28 +273,5 @@ SYSTEM = System(
     construct=GraphSampler,
     objective=objective,
     paper_rule={"budget": 0.25},
-    space={
-        "budget": Knob(values=(1.0, 0.5, 0.25, 0.125), default=0.25, when="run", low=1e-6, high=1.0, help="kept fraction of (frame, token) pairs, B"),
-        "k": Knob(values=(2, 4, 6, 8, 16), default=6, low=1, high=4096, help="most similar nodes that a node listens to"),
-        "layers": Knob(values=(0, 1, 2, 4), default=2, low=0, high=64, help="rounds of message passing, L; 0 for no graph"),
-        "memory": Knob(values=(0, 1, 2, 4, 8), default=2, low=0, high=1024, help="slots of the memory bank; 0 for none"),
-        "window": Knob(
-            values=(0, 2, 4, 8), default=8, low=0, high=4096, help="chunks to either side in which neighbours are sought; 0 for the whole clip"
-        ),
-        "message": Knob(values=("attention", "mean"), default="attention", help="how messages are weighted"),
-        "select": Knob(values=SELECTORS, default="both", help="which axis the utility may thin"),
-        "decision": Knob(values=DECISIONS, default="free", help="the best pairs of the clip, or M frames x K tokens"),
-        "attention": Knob(values=("joint", "frame"), default="joint", help="how kept tokens attend in the ViT"),
-        "utility": Knob(values=("learned", "none"), default="learned", help="log utility as bias in attention and pooling"),
-        "readout": Knob(values=READOUTS, default="attention", help="how nodes become one vector"),
-        "noise": Knob(values=NOISES, default="constant", help="Gumbel noise on the choice in training: of scale 1, annealed to 0, or none"),
-        "sparsity": Knob(
-            values=(0.0, 0.1, 0.3, 1.0), default=0.3, low=0.0, high=100.0, help="price of utility: weight of the expected kept fraction"
-        ),
-        "consistency": Knob(
-            values=(0.0, 0.1, 1.0), default=0.0, low=0.0, high=100.0, help="weight of the consistency regulariser; doubles the training cost"
-        ),
-        "glance": Knob(values=GLANCES, default="half", help="what the utility scores: patches, or patches at half the resolution"),
-        "frozen": Knob(values=(False, True), default=False, help="whether the image ViT stays as it is"),
-    },
+    space=SPACE,
 )

@@ -2,7 +2,7 @@
 
 Utility, choice, ViT, graph, memory and readout each run once over all chunks: utility by its parts with the frames ahead of a chunk masked, chunks as
 rows of a padded batch, one graph over all nodes with candidates in a causal window, one scan of the memory, one softmax of the readout; nothing is
-carried. Meant for checks: the memory's one softmax loses frames whose best weight is under 1e-12 of the clip's best, which chunks of their own keep.
+carried. Meant for checks.
 
 Suffixes beside those of the package: R rows of a padded batch, Q their longest; C chunks, W candidates of a chunk's nodes.
 """

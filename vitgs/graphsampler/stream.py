@@ -53,6 +53,7 @@ class Grid:
 
 def grid_of(model: GraphSampler, chunk_frames: int, budget: float | None, past_chunks: int | None) -> Grid:
     """The grid with what was left out filled in from the model (its budget, its window); an error in one line for one that can't be."""
+    model.check_plain("streaming")
     share = model.budget if budget is None else check_budget(budget)
     if chunk_frames < 1:
         raise UsageError("a chunk has at least one frame", given=chunk_frames, remedy="set the chunk's frames to 1 or more")

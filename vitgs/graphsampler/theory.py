@@ -72,6 +72,7 @@ class Passage:
 
 def check_model(model: GraphSampler) -> None:
     """Refuses what these checks can't be made on."""
+    model.check_plain("theory")
     if model.utility is None:
         raise UsageError("theory checks a learned utility", given="a model that scores nothing", remedy="train with utility=learned")
     if model.attention != "joint":
