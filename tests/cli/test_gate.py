@@ -47,8 +47,11 @@ class Canned:
     def __exit__(self, *how: object) -> None:
         return None
 
-    def ask(self, do: str, case: Mapping[str, Any]) -> Any:
-        said = self.says.get((self.side, case["name"]), READING)
+    def tell(self, do: str, case: Mapping[str, Any]) -> None:
+        assert (do, case["system"]) == ("exact", "tiny")
+
+    def hear(self, name: str) -> Any:
+        said = self.says.get((self.side, name), READING)
         if isinstance(said, str):
             raise sides.Lacks(f"the {self.side} must have the case", given=said, remedy="give was")
         if isinstance(said, Exception):
@@ -180,10 +183,10 @@ def test_4_a_clock_that_stands_still(ran: Ran, repo: Path, canned: type[Canned],
 def test_calibration_is_kept_and_used(ran: Ran, repo: Path, canned: type[Canned], monkeypatch: pytest.MonkeyPatch) -> None:
     suite = ["--repo", str(repo), "--suite", str(repo.parent / "tiny.toml")]
     times(monkeypatch, [1.0, 1.03, 0.97])
-    done = ran(["gate", "calibrate", "--rounds", "24", *suite])
+    done = ran(["gate", "calibrate", "--rounds", "24", "--rounds-a-run", "12", *suite])
     assert done.code == 0 and done.out.splitlines()[-1].startswith("false alarms: 0 of 2 runs of head against head, [0.0, 84.2] %")
     (known,) = history.load_calibration(history.folder()).values()
-    assert 0.02 < known["noise_floor"] < 0.05
+    assert 0.02 < known["noise_floor"] < 0.05 and "0 of 2 [0.0, 84.2] %" in done.out
     (judged,) = gate(ran, repo, "--json").document["report"]["timed"]
     assert judged["threshold"] == pytest.approx(known["noise_floor"])
     times(monkeypatch, [0.6, 1.0, 1.7])
@@ -191,6 +194,42 @@ def test_calibration_is_kept_and_used(ran: Ran, repo: Path, canned: type[Canned]
     done = gate(ran, repo)
     assert done.code == 4 and "calibrated as too noisy to be timed here" in done.out
     assert "one run's" in one_line(ran(["gate", "calibrate", "--rounds", "2", *suite]), 2)
+    assert "at least 12" in one_line(ran(["gate", "calibrate", "--rounds-a-run", "2", *suite]), 2)
+
+
+def test_calibration_is_for_as_many_rounds_as_a_run_has_time_for(ran: Ran, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = ["--repo", str(repo), "--suite", str(repo.parent / "tiny.toml"), "--rounds", "36"]
+    times(monkeypatch, [1.0, 1.01, 0.99])
+    assert "; 36 rounds a run" in ran(["gate", "calibrate", *suite]).out  # no time at all a round: as many as there are
+    assert "; 12 rounds a run" in ran(["gate", "calibrate", "--seconds", "1e-6", *suite]).out
+
+
+def test_slow_drift_since_the_last_tag_is_told_and_fails_nothing(ran: Ran, repo: Path, canned: type[Canned], monkeypatch: pytest.MonkeyPatch) -> None:
+    git(repo, "tag", "v1", "HEAD~1")
+    base = git(repo, "rev-parse", "HEAD")
+    commit(repo, {"README": "c"})
+    turns: list[str] = []
+
+    def workers(base: sides.Tree, head: sides.Tree, cases: Mapping[str, Any]) -> timed.Sampler:
+        turns.append(git(base.folder, "rev-parse", "HEAD"))
+        return lambda names: {name: (10.0, 10.0 * (1.0 if len(turns) == 1 else 1.1)) for name in names}
+
+    monkeypatch.setattr(timed, "workers", workers)
+    done = gate(ran, repo, "--drift", "tag", "--json", base=base)
+    v1 = git(repo, "rev-parse", "v1")
+    assert (done.code, turns) == (0, [base, v1])
+    report = done.document["report"]
+    assert (report["drift"]["revision"], report["drift"]["timed"][0]["outcome"], report["timed"][0]["outcome"]) == (v1, "slower", "same")
+    assert done.document["verdict"].endswith(f"; since {v1[:10]}: tiny 10.0 % slower")
+    marked = gate(ran, repo, "--drift", "v1", "--tier", "exact", "--markdown", base=base)
+    assert (marked.code, "not compared with an older" in marked.out) == (0, False)
+
+
+def test_no_tag_to_look_back_to_is_a_note(ran: Ran, repo: Path, canned: type[Canned]) -> None:
+    done = gate(ran, repo, "--drift", "tag", "--tier", "exact")
+    assert done.code == 0 and "note: not compared with an older revision: a tag before the head must be in this clone" in done.out
+    git(repo, "tag", "v1", "HEAD~1")
+    assert "v1, which is the base" in gate(ran, repo, "--drift", "tag", "--tier", "exact").out
 
 
 def test_every_run_is_in_the_history(ran: Ran, repo: Path, canned: type[Canned]) -> None:
@@ -240,9 +279,29 @@ def test_a_head_that_fails_is_a_no(ran: Ran, repo: Path, canned: type[Canned]) -
     assert done.code == 3 and "tiny: fails in the base (TypeError)" in done.err
 
 
+def test_a_base_that_dies_while_it_is_timed_is_no_regression(ran: Ran, repo: Path, canned: type[Canned], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(names: Sequence[str]) -> Mapping[str, timed.Pair]:
+        error = sides.Fails("the base must run the case tiny", given="killed", remedy="name a base that works")
+        error.side = "base"
+        raise error
+
+    monkeypatch.setattr(timed, "workers", lambda *_: fails)
+    done = gate(ran, repo)
+    assert (done.code, done.out) == (3, "") and "given: killed; name a base that works" in done.err.splitlines()[-1]
+
+
 def test_a_round_of_real_workers_in_a_tree_without_this_project(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import torch\n\n\ndef made():\n    print('said')\n    return torch.nn.Linear(2, 2), torch.zeros(1, 2)\n")
     case = cases.GateCase(name="own", factory="mine:made")
     base, head = (sides.Tree(side=side, folder=tmp_path, python=sys.executable) for side in SIDES)
     base_ms, head_ms = timed.workers(base, head, {"own": case})(["own"])["own"]
     assert base_ms > 0 and head_ms > 0
+
+
+def test_the_history_as_a_page(ran: Ran, repo: Path, canned: type[Canned], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = tmp_path / "pages" / "gate.html"
+    assert "gate run --base REV first" in one_line(ran(["gate", "history", "--page", str(page)]), 3)
+    times(monkeypatch, [1.1, 1.101, 1.099])
+    gate(ran, repo)
+    assert ran(["gate", "history", "--page", str(page)]).code == 0
+    assert "tiny: 10.0 % slower" in page.read_text(encoding="utf-8")

@@ -65,6 +65,21 @@ def test_slow_rounds_end_in_time() -> None:
     assert len(given.judged(seconds=1)["open"].samples_ms) == 3
 
 
+def test_what_slows_both_sides_for_a_while_is_not_in_a_rounds_ratio() -> None:
+    blocks = iter(range(10**6))
+    # From pair to pair the machine takes twice as long; the head takes a tenth more than the base.
+    pair = timed.paired(lambda side: (1.1 if side == "head" else 1.0) * 2 ** (next(blocks) // 2), random.Random(0), clock=lambda: 0.0)
+    assert pair[1] / pair[0] == pytest.approx(1.1)
+    assert next(blocks) == 2 * timed.MOST_BLOCKS
+    assert (pair[0] * pair[1]) ** 0.5 == pytest.approx(1.1**0.5 * (2**5 + 2**6) / 2)
+
+
+def test_slow_models_get_fewer_blocks() -> None:
+    asked: list[str] = []
+    timed.paired(lambda side: asked.append(side) or 1.0, random.Random(0), clock=lambda: float(len(asked)))  # type: ignore[func-returns-value]
+    assert (asked.count("base"), asked.count("head")) == (timed.FEWEST_BLOCKS, timed.FEWEST_BLOCKS)
+
+
 @pytest.mark.parametrize("seconds", [0.2])
 def test_two_real_models_in_this_process(seconds: float) -> None:
     found = compare(case(Tiny), case(Tiny), seconds=seconds, threshold=0.5).timed

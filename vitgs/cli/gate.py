@@ -1,4 +1,4 @@
-"""`gate run` and `gate calibrate`: whether the head is slower than a base revision, with known error rates.
+"""`gate run`, `gate calibrate`, `gate history`: whether the head is slower than a base revision, with known error rates.
 
 Exit codes: 0 no regression, 1 a regression by either tier, 2 wrong usage, 3 no base to compare with, 4 a machine that can't judge.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Throughput regression: a base revision beside the head.", rich_markup_mode=None)
 
 TIERS = ("exact", "all")
+FEWEST_ROUNDS = 12  # as vitgs.gate.timed has it, which is slow to import
 QUANTITIES = (
     "parameters", "MACs", "operators", "float64 tensors", "peak live bytes", "tokens in attention", "attention scores", "unfused attention",
     "graph breaks",
@@ -42,6 +43,7 @@ def run(
     tier: Annotated[str, typer.Option("--tier", help="exact (counts alone, no noise) or all.")] = "all",
     allow: Annotated[str | None, typer.Option("--allow", metavar="A,B", help="Quantities of the exact tier that may grow.")] = None,
     allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Take the head with changes that are not committed.")] = False,
+    drift: Annotated[str | None, typer.Option("--drift", metavar="REV", help="Compare with this too, for slow drift: `tag` is the last tag.")] = None,
     repository: Repository = None,
     out: Out = None,
     as_json: options.AsJson = False,
@@ -58,7 +60,7 @@ def run(
     named = suites.load(suite)
     report = drive.run(
         named, suites.chosen(named, options.names(cases)), base, repository=repository, tier="exact" if tier == "exact" else "all",
-        seconds=seconds, allow_dirty=allow_dirty, allowed=allowed, results=out, say=_say,
+        seconds=seconds, allow_dirty=allow_dirty, allowed=allowed, drift=drift, results=out, say=_say,
     )  # fmt: skip
     if as_json:
         output.document({"regressed": report.regressed, "unfit": report.unfit, "verdict": text.verdict(report), "report": report})
@@ -76,24 +78,29 @@ def calibrate(
     suite: Suite = "gate",
     cases: Cases = None,
     rounds: Annotated[int, typer.Option("--rounds", help="Rounds of head against head; more make the rates narrower.")] = 48,
-    rounds_a_run: Annotated[int, typer.Option("--rounds-a-run", help="Rounds that a run of the gate has in its time here.")] = 12,
+    seconds: Annotated[float, typer.Option("--seconds", help="The gate's budget whose error rates are asked for.")] = 60.0,
+    rounds_a_run: Annotated[
+        int | None, typer.Option("--rounds-a-run", help="Rounds that a run has; left out, as many as fit its budget here.")
+    ] = None,
     repository: Repository = None,
     out: Out = None,
     as_json: options.AsJson = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Markdown.")] = False,
 ) -> None:
     """Run the head against itself: noise, false alarms, the smallest slowdown that can be found on this machine."""
-    if rounds_a_run < 12:
-        raise UsageError("--rounds-a-run must be at least 12, as a run's are", given=rounds_a_run, remedy="leave it out, or raise it")
-    if rounds < rounds_a_run:
-        raise UsageError("--rounds must be at least one run's", given=f"{rounds} for {rounds_a_run} a run", remedy="raise --rounds")
+    options.positive("--seconds", seconds)
+    if rounds_a_run is not None and rounds_a_run < FEWEST_ROUNDS:
+        raise UsageError(f"--rounds-a-run must be at least {FEWEST_ROUNDS}, as a run's are", given=rounds_a_run, remedy="leave it out, or raise it")
+    if rounds < (rounds_a_run or FEWEST_ROUNDS):
+        raise UsageError("--rounds must be at least one run's", given=f"{rounds} for {rounds_a_run or FEWEST_ROUNDS} a run", remedy="raise --rounds")
     from vitgs.gate import cases as suites
     from vitgs.gate import drive, text
 
     named = suites.load(suite)
     found, path = drive.calibrate(
-        named, suites.chosen(named, options.names(cases)), repository=repository, rounds=rounds, rounds_a_run=rounds_a_run, results=out, say=_say
-    )
+        named, suites.chosen(named, options.names(cases)), repository=repository, rounds=rounds, rounds_a_run=rounds_a_run, seconds=seconds,
+        results=out, say=_say,
+    )  # fmt: skip
     refused = all(case.refused for case in found.cases.values())
     if as_json:
         output.document({"calibration": found, "file": path.name})
@@ -102,6 +109,26 @@ def calibrate(
         _end([], text.calibration_verdict(found), as_markdown)
     if refused:
         raise typer.Exit(UnfitMachine.exit_code)
+
+
+@app.command("history")
+def history(
+    page: Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Where to write; reports/gate.html if left out.")] = None,
+    out: Out = None,
+) -> None:
+    """Draw what the gate found on this machine so far, each case over the commits, as one web page."""
+    from vitgs import folders
+    from vitgs.errors import NothingToWorkOn
+    from vitgs.gate import chart
+    from vitgs.gate import history as kept
+
+    place = kept.folder(out)
+    rows = kept.rows(place / kept.ROWS)
+    if not any(row.get("kind") == "run" for row in rows):
+        raise NothingToWorkOn("the gate must have run on this machine", given=folders.portable(place / kept.ROWS), remedy="gate run --base REV first")
+    path = page or folders.reports() / "gate.html"
+    chart.write(rows, place.name, path)
+    print(f"written: {folders.portable(path)}")
 
 
 def _quantities(given: Sequence[str]) -> list[str]:

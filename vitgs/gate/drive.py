@@ -27,8 +27,21 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compared:
+    """The head beside one revision. `left_out`: cases that were not compared, and why; `refused`: those too noisy for the timed tier here."""
+
+    revision: str
+    compared: tuple[str, ...]
+    findings: tuple[exact.Finding, ...]
+    timed: tuple[timed.Timed, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a run found. `left_out`: cases that were not compared, and why; `refused`: those too noisy for the timed tier on this machine."""
+    """What a run found. The fields of `Compared` are of the base; `drift` is the same of an older revision, told and never a regression."""
 
     suite: str
     base: str
@@ -41,6 +54,7 @@ class Report:
     left_out: Mapping[str, str] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    drift: Compared | None = None
 
     @property
     def regressed(self) -> bool:
@@ -56,38 +70,74 @@ class Report:
 def run(
     suite: GateSuite, cases: Sequence[GateCase], base: str, *,
     repository: str | None = None, tier: Tier = "all", seconds: float = 60.0, allow_dirty: bool = False, allowed: Collection[str] = (),
-    results: Path | None = None, say: Say = lambda text: None,
+    drift: str | None = None, results: Path | None = None, say: Say = lambda text: None,
 ) -> Report:  # fmt: skip
-    """Compares and keeps a row of it in the history."""
+    """Compares and keeps a row of it in the history. `drift`: an older revision to compare with as well, or `tag` for the last tag."""
     place = history.folder(results)
     root = trees.root(repository)
     revision, head_commit = trees.commit(root, base), trees.commit(root, "HEAD")
     clean = trees.clean(root, allow_dirty=allow_dirty)
     notes = [] if clean else ["the head has changes that are not committed"]
-    with trees.checked_out(root, revision) as folder:
-        before, after = trees.base_tree(folder, root, _threads(cases)), _head(root, cases)
-        if before.python != after.python:
-            notes.append("the base has other dependencies and ran in an environment of its own: what changed may be theirs")
-        compared, left_out, findings = _exact_tier(cases, before, after, allowed, say)
+    settings = _Settings(root=root, suite=suite, tier=tier, seconds=seconds, allowed=allowed, place=place, say=say)
+    found = _beside(revision, cases, settings)
+    notes += found.notes
+    older: Compared | None = None
+    if drift is not None:
+        try:
+            older = _beside(trees.older(root, drift, than=revision), cases, settings)
+            notes += [f"since {_short(older.revision)}: {note}" for note in older.notes]
+        except NothingToWorkOn as error:  # the answer about the base stands without it
+            notes.append(f"not compared with an older revision: {error}")
+    if tier == "all" and len(found.refused) < len(found.compared) and not history.load_calibration(place):
+        notes.append(f"not calibrated on this machine (gate calibrate): the threshold is the suite's {suite.threshold:.0%}")
+    report = Report(
+        suite=suite.name, base=revision, head=head_commit, tier=tier, head_dirty=not clean, compared=found.compared, findings=found.findings,
+        timed=found.timed, left_out=found.left_out, refused=found.refused, notes=tuple(notes), drift=older,
+    )  # fmt: skip
+    asked = [case.request("head") for case in cases if case.name in found.compared]
+    _keep(place, {"kind": "run", "report": report, "regressed": report.regressed, "cases": asked})
+    return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    root: Path
+    suite: GateSuite
+    tier: Tier
+    seconds: float
+    allowed: Collection[str]
+    place: Path
+    say: Say
+
+
+def _beside(revision: str, cases: Sequence[GateCase], of: _Settings) -> Compared:
+    """The head beside that revision, by both tiers."""
+    with trees.checked_out(of.root, revision) as folder:
+        before, after = trees.base_tree(folder, of.root, _threads(cases)), _head(of.root, cases)
+        same = before.python == after.python
+        note = "the base has other dependencies and ran in an environment of its own: what changed may be theirs"
+        compared, left_out, findings = _exact_tier(cases, before, after, of.allowed, of.say)
         if not compared:
             given = "; ".join(f"{name}: {why}" for name, why in left_out.items())
             raise NothingToWorkOn("base and head must have a case in common", given=given, remedy="name a later base, or give renamed cases `was`")
-        judged, refused = _timed_tier(compared, before, after, suite, seconds, place, say) if tier == "all" else ([], [])
-    if tier == "all" and len(refused) < len(compared) and not history.load_calibration(place):
-        notes.append(f"not calibrated on this machine (gate calibrate): the threshold is the suite's {suite.threshold:.0%}")
-    report = Report(
-        suite=suite.name, base=revision, head=head_commit, tier=tier, head_dirty=not clean, compared=tuple(case.name for case in compared),
-        findings=tuple(findings), timed=tuple(judged), left_out=left_out, refused=tuple(refused), notes=tuple(notes),
+        judged, refused = _timed_tier(compared, before, after, of.suite, of.seconds, of.place, of.say) if of.tier == "all" else ([], [])
+    return Compared(
+        revision=revision, compared=tuple(case.name for case in compared), findings=tuple(findings), timed=tuple(judged), left_out=left_out,
+        refused=tuple(refused), notes=() if same else (note,),
     )  # fmt: skip
-    _keep(place, {"kind": "run", "report": report, "regressed": report.regressed, "cases": [case.request("head") for case in compared]})
-    return report
+
+
+def _short(revision: str) -> str:
+    return revision[:10]
 
 
 def calibrate(
     suite: GateSuite, cases: Sequence[GateCase], *,
-    repository: str | None = None, rounds: int = 48, rounds_a_run: int = 12, results: Path | None = None, say: Say = lambda text: None,
+    repository: str | None = None, rounds: int = 48, rounds_a_run: int | None = None, seconds: float = 60.0, results: Path | None = None,
+    say: Say = lambda text: None,
 ) -> tuple[calibration.Calibrated, Path]:  # fmt: skip
-    """Times the head against itself and stores what that says about this machine."""
+    """Times the head against itself and stores what that says about this machine. `rounds_a_run`: of a run of the gate; left out, as many as
+    `gate run --seconds` has time for here, by the rounds' own time (at most as many as were made)."""
     _fit()
     root = trees.root(repository)
     head = _head(root, cases)
@@ -101,6 +151,8 @@ def calibrate(
             for name, pair in sample(list(pairs)).items():
                 pairs[name].append(pair)
             say(f"round {done} of {rounds}, {(time.monotonic() - began) / done:.1f} s a round")
+        round_s = (time.monotonic() - began) / rounds
+    rounds_a_run = rounds_a_run or min(timed.rounds_in(seconds * (1 - timed.CONFIRM_SHARE), round_s), rounds)
     logs = {name: [math.log(after / before) for before, after in taken] for name, taken in pairs.items()}
     found = calibration.calibrate(logs, rounds_a_run=rounds_a_run, threshold=suite.threshold)
     place = history.folder(results)
@@ -113,28 +165,23 @@ def _exact_tier(
     cases: Sequence[GateCase], base: Tree, head: Tree, allowed: Collection[str], say: Say
 ) -> tuple[list[GateCase], dict[str, str], list[exact.Finding]]:
     """Cases that both sides have, why the others were left out, and what differs."""
-    before: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     findings: list[exact.Finding] = []
     compared = []
-    with Worker(base) as worker:
+    # Counts have no noise, so the two sides work at the same time.
+    with _of_head(), Worker(base) as before, Worker(head) as after:
         for case in cases:
-            say(f"base: {case.name}")
+            say(f"counting: {case.name}")
+            before.tell("exact", case.request("base"))
+            after.tell("exact", case.request("head"))
+            found = after.hear(case.name)
             try:
-                before[case.name] = worker.ask("exact", case.request("base"))
+                findings += exact.compare(case.name, before.hear(case.name), found, allowed=allowed)
+                compared.append(case)
             except Lacks as error:
                 left_out[case.name] = f"not in the base ({error.given}); {error.remedy}"
             except Fails as error:
                 left_out[case.name] = f"fails in the base ({error.given})"
-    if not before:
-        return [], left_out, []
-    with _of_head(), Worker(head) as worker:
-        for case in cases:
-            say(f"head: {case.name}")
-            after = worker.ask("exact", case.request("head"))
-            if case.name in before:
-                compared.append(case)
-                findings += exact.compare(case.name, before[case.name], after, allowed=allowed)
     return compared, left_out, findings
 
 
@@ -176,13 +223,15 @@ def _alone(say: Say) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _of_head() -> Iterator[None]:
-    """A head that lacks a case of its own suite: the two don't belong together. A head that can't run it: the answer is no."""
+    """A head without a case of its own suite: the two don't belong together. One that can't run it: the answer is no. A base that fails: none."""
     try:
         yield
-    except Lacks as error:
+    except (Lacks, Fails) as error:
+        if error.side == "base":
+            raise
+        if isinstance(error, Fails):
+            raise AnswerIsNo(error.rule, given=error.given, remedy=error.remedy) from error
         raise UsageError(error.rule, given=error.given, remedy=error.remedy) from error
-    except Fails as error:
-        raise AnswerIsNo(error.rule, given=error.given, remedy=error.remedy) from error
 
 
 def _head(root: Path, cases: Sequence[GateCase]) -> Tree:

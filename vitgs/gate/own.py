@@ -12,8 +12,7 @@ processes (the placing of memory, above all) is not averaged over as `gate run` 
 from __future__ import annotations
 
 import random
-import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,11 +82,4 @@ def _sampler(base: Case, head: Case) -> timed.Sampler:
     rng = random.Random(0)
     sides = {"base": Warm(*_made(base), device=base.device), "head": Warm(*_made(head), device=head.device)}
 
-    def sample(names: Sequence[str]) -> dict[str, timed.Pair]:
-        taken: dict[str, list[float]] = {side: [] for side in sides}
-        for _ in range(timed.BLOCKS):
-            for side in rng.sample(sorted(sides), len(sides)):
-                taken[side].append(sides[side].block_ms(timed.CALLS))
-        return {name: (statistics.median(taken["base"]), statistics.median(taken["head"])) for name in names}
-
-    return sample
+    return lambda names: {name: timed.paired(lambda side: sides[side].block_ms(timed.CALLS), rng) for name in names}

@@ -33,16 +33,21 @@ class Tree:
     threads: int = 1
 
 
+Side = Literal["base", "head"]
+
+
 class Lacks(VitgsError):
-    """This tree doesn't have the case."""
+    """This tree doesn't have the case. `side`: which tree."""
 
     exit_code = 3
+    side: Side = "head"
 
 
 class Fails(VitgsError):
-    """This tree has the case and can't run it, or can't be imported at all."""
+    """This tree has the case and can't run it, or can't be imported at all. `side`: which tree."""
 
     exit_code = 3
+    side: Side = "head"
 
 
 class Worker:
@@ -90,7 +95,9 @@ class Worker:
         answer = json.loads(line)
         if "lacks" in answer:
             remedy = 'if it was renamed, give the case was = "its name there"' if self._tree.side == "base" else "correct the suite"
-            raise Lacks(f"the {self._tree.side} must have the case {name}", given=answer["lacks"], remedy=remedy)
+            lacks = Lacks(f"the {self._tree.side} must have the case {name}", given=answer["lacks"], remedy=remedy)
+            lacks.side = self._tree.side
+            raise lacks
         if "fails" in answer:
             raise self._failure(name, answer["fails"])
         return answer["ok"]
@@ -103,7 +110,9 @@ class Worker:
     def _failure(self, name: str, given: str) -> Fails:
         side = self._tree.side
         remedy = "name a base that works" if side == "base" else "mend it first"
-        return Fails(f"the {side} must import and run the case {name}", given=given, remedy=f"{remedy} (see it with vitgs-bench cost there)")
+        fails = Fails(f"the {side} must import and run the case {name}", given=given, remedy=f"{remedy} (see it with vitgs-bench cost there)")
+        fails.side = side
+        return fails
 
     def _last_words(self) -> str:
         code = self._process.wait()

@@ -1,7 +1,7 @@
 """The timed tier: rounds of paired times, looked at a few times, and whatever seems slower measured again in new processes.
 
-A round starts one fresh worker a side; for each case the two workers time blocks in turn, in random order, and the round's d is
-log(median head block / median base block). How many rounds fit the budget is planned after the first round; the looks are at quarters of the plan.
+A round starts one fresh worker a side; for each case the two workers time blocks in turn, in random order, and the round's d is the median of
+log(head / base) over neighbouring blocks. How many rounds fit the budget is planned after the first round; the looks are at quarters of the plan.
 Decided cases leave, so clear ones cost few rounds. `decide` states hypotheses, test and error rates; a slowdown is called a regression only if the
 same looks find it again in rounds of new processes. The sampler is given: real workers, or a test's numbers.
 """
@@ -24,7 +24,10 @@ from vitgs.gate.sides import Tree, Worker
 FEWEST_ROUNDS, MOST_ROUNDS = 12, 48
 CONFIRM_SHARE = 0.25  # of the budget, kept back for confirmation
 OVERTIME = 3.0
-BLOCKS, CALLS = 3, 10
+# Many short blocks: what disturbs both sides for a while then cancels. On the simulated machines of tests/benchmarks/noise.py a round's spread is a
+# quarter to a half less than with 3 blocks of 10 calls, for .2 s more a case of 2 ms a call. Slow models get fewer, so that a round stays short.
+CALLS = 5
+FEWEST_BLOCKS, MOST_BLOCKS, BLOCKS_S = 3, 12, 0.5
 NOISY = 0.05  # an interval that reaches further than this from its middle says nothing about a few per cent
 
 Pair = tuple[float, float]
@@ -35,7 +38,7 @@ Outcome = Literal["slower", "faster", "same", "open", "noisy"]
 @dataclass(frozen=True, kw_only=True)
 class Timed:
     """How one case ended. `ratio`: head over base, with its 95 % interval. "open": no slowdown was shown, and none excluded. "noisy": the interval is
-    too wide to judge. `unconfirmed`: it seemed slower and wasn't when measured again. Samples: (base, head) of each round, in ms a call."""
+    too wide to judge. `unconfirmed`: it seemed slower and wasn't when measured again. Samples: (base, head) of each round, as `paired` gives them."""
 
     case: str
     outcome: Outcome
@@ -68,6 +71,11 @@ def judge(sample: Sampler, thresholds: Mapping[str, float], *, seconds: float, c
     return [_timed(case, first, again, thresholds[case], confirmed) for case in thresholds]
 
 
+def rounds_in(seconds: float, round_s: float) -> int:
+    """How many rounds are planned when one takes `round_s`: never fewer than give an answer."""
+    return min(max(int(seconds / max(round_s, 1e-3)), FEWEST_ROUNDS), MOST_ROUNDS)
+
+
 def _rounds(sample: Sampler, bounds: Mapping[str, float], seconds: float, clock: Callable[[], float]) -> _Progress:
     """Rounds and looks until every case is decided or the plan is done."""
     progress = _Progress(pairs={case: [] for case in bounds}, verdict=dict.fromkeys(bounds, "open"))
@@ -78,7 +86,7 @@ def _rounds(sample: Sampler, bounds: Mapping[str, float], seconds: float, clock:
         done += 1
         spent_s = clock() - began
         if done == 1:
-            planned = min(max(int(seconds / max(spent_s, 1e-3)), FEWEST_ROUNDS), MOST_ROUNDS)
+            planned = rounds_in(seconds, spent_s)
         late = spent_s > OVERTIME * seconds and done >= decide.FEWEST
         if late or done >= planned or (done * decide.LOOKS // planned > looked * decide.LOOKS // planned and done >= decide.FEWEST):
             logs = {case: progress.logs(case) for case in still}
@@ -129,8 +137,17 @@ def workers(base: Tree, head: Tree, cases: Mapping[str, GateCase], *, seed: int 
 
 
 def _blocks(sides: Mapping[Any, Worker], case: GateCase, rng: random.Random) -> Pair:
-    taken: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(BLOCKS):
-        for side in rng.sample(sorted(sides), len(sides)):
-            taken[side].append(sides[side].ask("block", case.request(side), CALLS))
-    return statistics.median(taken["base"]), statistics.median(taken["head"])
+    return paired(lambda side: float(sides[side].ask("block", case.request(side), CALLS)), rng)
+
+
+def paired(block_ms: Callable[[str], float], rng: random.Random, clock: Callable[[], float] = time.monotonic) -> Pair:
+    """A round of one case: pairs of blocks in random order. Base and head in ms a call: their ratio is the median of the pairs' ratios (so that it
+    knows nothing of what changed between pairs), their geometric mean that of the two sides' medians."""
+    taken: dict[str, list[float]] = {"base": [], "head": []}
+    began = clock()
+    while (done := len(taken["base"])) < FEWEST_BLOCKS or (done < MOST_BLOCKS and clock() - began < BLOCKS_S):
+        for side in rng.sample(("base", "head"), 2):
+            taken[side].append(block_ms(side))
+    half = statistics.median(math.log(head / base) for base, head in zip(taken["base"], taken["head"], strict=True)) / 2
+    level = math.sqrt(statistics.median(taken["base"]) * statistics.median(taken["head"]))
+    return level * math.exp(-half), level * math.exp(half)

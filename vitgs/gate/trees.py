@@ -22,6 +22,7 @@ from vitgs.errors import NothingToWorkOn, UsageError
 from vitgs.gate.sides import Tree
 
 RECIPE = ".ci/environment"
+LAST_TAG = "tag"
 # Results and reports grow while others work; they don't change what is measured.
 _STATUS = ("status", "--porcelain", "--", ".", ":!results", ":!reports")
 
@@ -45,6 +46,20 @@ def commit(repository: Path, revision: str) -> str:
         remedy = "fetch the history: git fetch --unshallow (actions/checkout: fetch-depth: 0)"
         raise NothingToWorkOn("the base must be in this clone, which is shallow", given=revision, remedy=remedy)
     raise NothingToWorkOn("the base must be a revision of this repository", given=revision, remedy="git fetch it, or name a branch, tag or commit")
+
+
+def older(repository: Path, named: str, *, than: str) -> str:
+    """The commit to look for slow drift from: the one named, or for `tag` that of the last tag before the head."""
+    if named != LAST_TAG:
+        return commit(repository, named)
+    tag = _git(repository, "describe", "--tags", "--abbrev=0", "HEAD^")
+    if not tag:
+        remedy = "git tag a release, or fetch the tags (actions/checkout: fetch-depth: 0), or name a revision"
+        raise NothingToWorkOn("a tag before the head must be in this clone", given="none", remedy=remedy)
+    found = commit(repository, tag)
+    if found == than:
+        raise NothingToWorkOn("the last tag must be older than the base", given=f"{tag}, which is the base", remedy="name an older revision")
+    return found
 
 
 def clean(repository: Path, *, allow_dirty: bool) -> bool:
