@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ from torch import nn
 
 def factory(clip):
     return nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(clip.shape).numel(), clip.class_count))
+
+class TwoFaced(nn.Module):
+    def __init__(self, clip):
+        super().__init__()
+        self.first, self.second = nn.Linear(clip.width, clip.class_count), nn.Linear(clip.class_count, clip.class_count)
+
+    def forward(self, clip):
+        x = self.first(clip).mean(dim=(1, 2, 3))
+        return x if clip.is_meta else self.second(x.expand(clip[0].numel(), -1)).mean(dim=0, keepdim=True)
 
 def thing(clip):
     return "not a model"
@@ -39,11 +49,48 @@ def test_the_document(ran: Ran) -> None:
     assert found["counters"]["torch"] == found["counters"]["formula"] == found["macs"]
 
 
-def test_explain_asks_two_more_counters(ran: Ran) -> None:
-    done = ran(["cost", "vit_mean", *SMALL, "--explain"])
+def test_explain_shows_parts_tokens_and_what_two_more_counters_lack(ran: Ran) -> None:
+    done = ran(["cost", "vit_mean", *SMALL, "--explain", "--views", "2x3"])
     assert done.code == 0
-    assert "by fvcore" in done.out
-    assert "by ptflops" in done.out
+    labels = [re.split(r"  +", line.strip())[0] for line in done.out.splitlines()]
+    assert [
+        label for label in ("backbone", "embed.patch", "blocks x 2", "mlp", "head", "torch", "formula", "fvcore", "ptflops") if label not in labels
+    ] == []
+    assert labels.count("lacks scaled_dot_product_attention") == 2
+    assert "MACs a clip" in done.out
+    assert "(2 clips of 3 crops)" in done.out
+    assert "136 = 8 x 17" in done.out
+    assert "with what it lacks by name, each is within 1 % of the formula" in done.out
+
+
+def test_views_of_a_clip_and_of_a_video(ran: Ran) -> None:
+    found = ran(["cost", "vit_mean", *SMALL, "--views", "5x3", "--json"]).document
+    assert found["views"] == {"clips": 5, "crops": 3, "macs_a_clip": 3 * found["macs"], "macs_a_video": 15 * found["macs"]}
+    assert "MACs a video" not in ran(["cost", "vit_mean", *SMALL]).out
+
+
+def test_the_same_seed_gives_the_same_cost_where_weights_decide_it(ran: Ran) -> None:
+    found = [ran(["cost", "adaframe", *SMALL, "--seed", seed, "--json"]).document["macs"] for seed in ("0", "0", "1", "2", "3")]
+    assert found[0] == found[1]
+    assert len(set(found)) > 1
+    assert "from seed 0: its cost depends on the clip" in ran(["cost", "adaframe", *SMALL]).out
+
+
+def test_no_number_and_exit_code_1_when_counters_disagree(own: str, ran: Ran) -> None:
+    assert ran(["cost", f"{own}:TwoFaced", *SMALL]).code == 0
+    done = ran(["cost", f"{own}:TwoFaced", *SMALL, "--explain"])
+    assert done.code == 1
+    assert "not given: fvcore differs by" in done.out
+    done = ran(["cost", f"{own}:TwoFaced", *SMALL, "--explain", "--json"])
+    assert (done.code, done.document["macs"], done.document["flops"]) == (1, None, None)
+    assert done.document["views"]["macs_a_video"] is None
+
+
+def test_no_number_when_our_own_two_counters_disagree(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitgs.measure.formula.product_macs", lambda left, right: 1)
+    done = ran(["cost", "vit_mean", *SMALL])
+    assert done.code == 1
+    assert "not given: the counters disagree by more than 1%: torch " in done.out
 
 
 def test_knobs_change_the_cost(ran: Ran) -> None:
@@ -79,6 +126,8 @@ def test_a_factory_in_the_working_directory(own: str, ran: Ran) -> None:
         (["joint", "--frames", "0"], "frames must be at least 1"),
         (["joint", "--resolution", "33"], "multiples of the patch"),
         (["joint", "--classes", "0"], "--classes must be above 0"),
+        (["joint", "--views", "5by3"], "--views must be clips x crops"),
+        (["joint", "--views", "0x3"], "--views must be clips x crops"),
         (["nowhere.py"], "file must exist"),
         (["no_such_package.models:factory"], "must import"),
         (["own_models.py:nothing"], "has nothing"),

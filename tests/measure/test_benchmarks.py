@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import math
 import random
 import statistics
+from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
 
-from tests.benchmarks import counters, interval_coverage, load, miscounted, self_ratio
+from tests.benchmarks import counters, interval_coverage, load, self_ratio
 from tests.benchmarks.noise import SETTINGS, Machine, Noise, true_log_median
 from tests.benchmarks.rates import rate
 from vitgs.errors import UsageError
-from vitgs.measure import cost
 
 
 def test_a_rate_has_the_interval_of_clopper_and_pearson() -> None:
@@ -90,39 +89,6 @@ def test_coverage_is_counted_and_what_is_outside_is_said() -> None:
     assert "| quiet | 12 fixed | 90.0 % (82.4–95.1) | 100.0 % (96.0–100.0) | 0.0 % (0.0–3.6) | 100.0 % (96.4–100.0) | 10 / 0, 0 / 0 |" in text
 
 
-class Product(nn.Module):
-    """A matrix times each head's tokens, which fvcore counts for one head, and an attention, which it doesn't count."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = nn.Parameter(torch.randn(4, 8))
-
-    def forward(self, clip: Tensor) -> Tensor:
-        heads = clip.reshape(1, 3, 8, -1)
-        mixed = self.mix @ heads
-        return nn.functional.scaled_dot_product_attention(heads, mixed, mixed)
-
-
-def test_what_fvcore_counts_too_low_is_named_with_what_it_counted() -> None:
-    clip = torch.randn(1, 1, 3, 8, 16)
-    model = Product().eval()
-    found = cost.count(model, clip, {}, witnesses_too=True)
-    product, attention = 3 * 4 * 8 * 16, 2 * 3 * 8 * 4 * 16
-    assert found.macs == product + attention
-    named = miscounted.named_macs(model, clip, found)
-    assert named["fvcore"] == {
-        "aten::scaled_dot_product_attention": {"missing_macs": attention, "how": ""},
-        "matmul": {"missing_macs": product - product // 3, "how": " (33 % of it counted)"},
-    }
-    assert [entry["missing_macs"] for entry in named["ptflops"].values()] == [attention]
-
-
-def test_one_name_for_what_counters_call_differently() -> None:
-    assert {miscounted.canonical(name) for name in ("aten::_convolution", "aten::conv2d", "conv", "aten::convolution")} == {"conv"}
-    assert miscounted.canonical("aten::_scaled_dot_product_flash_attention_for_cpu") == miscounted.ATTENTION
-    assert miscounted.canonical("aten::linear") == "linear"
-
-
 def _row(fvcore: int | None, named: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     uncounted = ["fvcore: not counted: TypeError in fvcore"] if fvcore is None else []
     return {
@@ -163,13 +129,52 @@ def test_our_own_counters_have_to_agree() -> None:
 def test_the_table_of_counters_sums_up_and_says_what_is_to_come() -> None:
     settings = {"resolution": 224, "classes": 400, "versions": {"torch": "2", "fvcore": "1", "ptflops": "0"}}
     text = counters.table(
-        [_row(700_000, ATTENTION), _row(None)], settings, [{"size": size, "frames": frames} for size in ("Ti", "S") for frames in (8, 16)]
+        [_row(700_000, ATTENTION), _row(None)],
+        settings,
+        [{"system": "joint", "size": size, "frames": frames} for size in ("Ti", "S") for frames in (8, 16)],
     )
     assert text.splitlines()[2].startswith("Sizes Ti, S, 8 and 16 frames, 224 px, 400 classes")
     assert "* cells: 4, of which 2 are counted; **the rest is to come**" in text
     assert "* a witness could not count the model: 1 (joint in 1)" in text
     assert "| joint | Ti | 8 | 1.000 MMACs | 5.00 M | 0 | 700 kMACs (70.0 %) | 1.00 MMACs (100.0 %) |" in text
     assert "| **silent** |" in text
+    assert "python -m tests.benchmarks.counters --systems joint --sizes Ti S --frames 8 16" in text
+
+
+def _asked(folder: Path, *systems: str, resolution: int = 32) -> argparse.Namespace:
+    out, table = folder / "counters.json", folder / "counters.md"
+    return argparse.Namespace(systems=list(systems), sizes=["Ti"], frames=[8], resolution=resolution, classes=10, out=out, table=table)
+
+
+def test_counting_some_cells_leaves_the_other_rows_and_marks_those_of_an_earlier_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def counted(context: object, system: str, *cell: object) -> dict[str, Any]:
+        ran.append(system)
+        return {key: value for key, value in _row(995_000).items() if key not in ("name", "cell")}
+
+    monkeypatch.setattr(counters, "in_fresh_process", counted)
+    monkeypatch.setattr(counters, "code_version", lambda system, job: "first")
+    assert counters.run(_asked(tmp_path, "vit_mean", "joint"))
+    assert counters.run(_asked(tmp_path, "vit_mean", "joint"))
+    assert ran == ["vit_mean", "joint"]
+    assert "earlier code" not in (tmp_path / "counters.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(counters, "code_version", lambda system, job: "second" if system == "joint" else "first")
+    assert counters.run(_asked(tmp_path, "tome"))
+    text = (tmp_path / "counters.md").read_text(encoding="utf-8")
+    assert "cells: 3, of which 3 are counted\n" in text
+    assert "**counted by an earlier code: 1**" in text
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| system")]
+    assert [(row.split(" | ")[0], row.endswith("agree, earlier code |")) for row in rows] == [
+        ("| joint", True),
+        ("| tome", False),
+        ("| vit_mean", False),
+    ]
+    assert counters.run(_asked(tmp_path, "joint"))
+    assert ran == ["vit_mean", "joint", "tome", "joint"]
+    assert "earlier code" not in (tmp_path / "counters.md").read_text(encoding="utf-8")
+    with pytest.raises(UsageError, match="resolution 32"):
+        counters.run(_asked(tmp_path, "joint", resolution=64))
 
 
 def _comparison(low: float, high: float, *flags: str) -> dict[str, Any]:

@@ -103,6 +103,21 @@ def test_blocks_last_long_enough_and_samples_are_per_call() -> None:
     assert not timed["a"].unstable
 
 
+def test_stopping_takes_two_narrow_looks_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    wound, looks = Wound(), list[int]()
+
+    def settled(subjects: dict[str, clock._Subject], *_: object) -> bool:
+        looks.append(len(subjects["a"].blocks_ms))
+        return looks[-1] != 12
+
+    monkeypatch.setattr(clock, "_settled", settled)
+    timed = clock.time_interleaved(
+        {"a": lambda: wound.spend(10_000_000)}, target_half_width=0.02, min_blocks=12, max_seconds=10, rng_seed=0, clock_ns=wound
+    )
+    assert looks == [10, 12, 14, 16]
+    assert not timed["a"].unstable
+
+
 def test_time_out_is_said() -> None:
     wound, costs = Wound(), itertools.cycle([1_000_000, 30_000_000, 7_000_000])
     timed = clock.time_interleaved(

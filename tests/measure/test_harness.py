@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from vitgs.backbone.stages import stage
-from vitgs.errors import UsageError
+from vitgs.errors import UnfitMachine, UsageError
+from vitgs.measure import clock, validity
 from vitgs.measure.harness import Measurement, measure
 from vitgs.measure.soundness import NotMeasurable, OutOfMemory, known_failures
 from vitgs.measure.stagetime import stage_times
+from vitgs.measure.validity import Verdict
 from vitgs.record import Clip, to_json
 
 CLIP = Clip(frames=4, height=8, width=8, classes=5)
@@ -70,7 +72,7 @@ def test_a_measurement_is_whole(measured: Measurement) -> None:
     assert measured.energy.gross_j_per_clip.value is None
     assert measured.energy.gross_j_per_clip.reason
     assert measured.settings["threads"] == 1
-    assert set(measured.flags) <= {"unstable", "contaminated", "throttled"}
+    assert set(measured.flags) <= {"unstable", "few_samples", "contaminated", "throttled", "quota", "swapped", "drift"}
 
 
 def test_a_measurement_is_json(measured: Measurement) -> None:
@@ -91,6 +93,53 @@ def test_without_anchor_or_content_the_fields_say_so() -> None:
     assert (found.content, found.anchor_macs, found.realised_share) == ("noise", None, None)
     assert found.timings["subject_latency"] is found.timings["subject_throughput"]
     assert (found.stages.coverage, found.stages.reason) == (None, "the model marks no stages")
+
+
+def test_the_best_batch_is_searched_only_when_asked(measured: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert measured.best_batch is None
+    monkeypatch.setattr("vitgs.measure.batches.LIMIT", 4)
+    content = lambda n: torch.ones(n, 4, 3, 8, 8)  # noqa: E731
+    found = measure(Toy(), clip=CLIP, run={"depth": 2}, batch=2, seconds=0.3, target=0.5, content=content, best_batch=True)
+    assert found.best_batch is not None
+    assert [point.batch for point in found.best_batch.tried] == [1, 2, 4]
+    assert (found.best_batch.batch in (1, 2, 4), found.best_batch.largest_batch) == (True, 4)
+    json.dumps(to_json(found), allow_nan=False)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(dtype: str) -> None:
+    found = measure(Toy(), clip=CLIP, run={}, batch=2, seconds=0.05, dtype=dtype)
+    assert found.settings["dtype"] == dtype
+    assert found.latency_ms.value is not None
+
+
+class Hungry(Answers):
+    """Runs out of memory at more than one clip."""
+
+    def forward(self, clip: Tensor) -> Tensor:
+        if len(clip) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 PB")
+        return super().forward(clip)
+
+
+def test_a_model_too_large_is_a_result_and_no_smaller_batch_is_taken() -> None:
+    with pytest.raises(OutOfMemory, match="must fit into memory at the stated batch"):
+        measure(Hungry(), clip=CLIP, run={}, batch=2, seconds=0.05)
+
+
+def test_a_clock_that_stands_still_makes_the_machine_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = clock.time_interleaved
+    monkeypatch.setattr(clock, "time_interleaved", lambda *args, **options: timed(*args, **options, clock_ns=lambda: 5))
+    with pytest.raises(UnfitMachine, match="the clock must move forward"):
+        measure(Answers(), clip=CLIP, run={}, batch=1, seconds=0.05)
+
+
+def test_what_befell_the_machine_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = Verdict(flags=("contaminated", "quota", "swapped"), foreign_share=0.4)
+    monkeypatch.setattr(validity, "judge", lambda *_: verdict)
+    found = measure(Answers(), clip=CLIP, run={}, batch=1, seconds=0.05)
+    assert set(found.flags) >= {"contaminated", "quota", "swapped"}
+    assert found.foreign_cpu_share == 0.4
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,20 @@ def test_a_later_attempt_replaces_a_failed_one(tmp_path: Path) -> None:
     assert all(p.cost.macs for p in book.points)
 
 
+def test_of_a_contaminated_job_the_clean_row_counts_and_the_others_stay(tmp_path: Path) -> None:
+    rows = records(BASE)
+    first = next(r for r in rows if r.job.kind == "measure" and r.job.system == "joint" and r.status == "measured")
+    slow = {**first.result, "latency_ms": {**first.result["latency_ms"], "value": 1e6}}
+    spoilt = [dataclasses.replace(first, attempt=n, flags=("contaminated",), result=slow) for n in (1, 3)]
+    clean = dataclasses.replace(first, attempt=2)
+    book = load_book([write(tmp_path, [*(r for r in rows if r is not first), spoilt[0], clean, spoilt[1]])], current=None)
+    values = [p.cost.latency_ms.value for p in book.points if p.configuration.system == "joint"]
+    assert clean.result["latency_ms"]["value"] in values
+    assert 1e6 not in values
+    shown = [(row.status, row.attempt, row.later) for row in book.lost if row.system == "joint" and row.kind == "measure"]
+    assert shown == [("contaminated", n, "replaced by attempt 2, measured") for n in (1, 3)]
+
+
 def test_stale_rows_are_shown_and_marked(results: Path) -> None:
     book = load_book([results], current=lambda system, kind: "new" if (system, kind) == ("tome", "measure") else None)
     assert {p.configuration.system for p in book.points if "stale" in p.flags} == {"tome"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from vitgs.record import Clip, Estimate
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vitgs.measure.batches import BestBatch
     from vitgs.measure.harness import Measurement
 
 EMBEDDED = "digits:appearance"
@@ -38,6 +39,9 @@ def measure(
     content: Annotated[str, typer.Option("--content", metavar="KIND|FOLDER", help="digits, noise, static, or a folder of videos.")] = "noise",
     seconds: Annotated[float, typer.Option("--seconds", help="Seconds of timing.")] = 10.0,
     target: Annotated[float, typer.Option("--target", help="Half-width of the intervals to stop at, as a share.")] = 0.02,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile with torch.compile, outside the timing.")] = False,
+    cuda_graphs: Annotated[bool, typer.Option("--cuda-graphs", help="Capture the kernels once and replay them (CUDA only).")] = False,
+    best_batch: Annotated[bool, typer.Option("--best-batch", help="Search the batch with the most clips/s too.")] = False,
     anchored: Annotated[bool, typer.Option("--anchor/--no-anchor", help="Time vit_mean of the same size in the same rounds.")] = True,
     as_json: options.AsJson = False,
 ) -> None:
@@ -51,9 +55,11 @@ def measure(
     from vitgs.cli.subject import build
     from vitgs.executor.machine_lock import machine_lock
     from vitgs.measure import energy, harness, setting
+    from vitgs.measure import execution as executions
 
-    setting.device_of(device)
     setting.dtype_of(dtype)
+    execution = executions.Execution(backend="inductor" if compiled else None, cuda_graphs=cuda_graphs)
+    executions.check(execution, setting.device_of(device))
     clip = Clip(frames=frames, height=resolution, width=resolution, classes=classes)
     torch.manual_seed(0)
     subject = build(model, size=size, style=style, clip=clip, given=options.settings(given), weights=weights)
@@ -63,6 +69,7 @@ def measure(
         found = harness.measure(
             subject.model, clip=clip, run=subject.run, anchor=anchor, batch=batch, device=device, dtype=dtype,
             seconds=seconds, target=target, content=source, threads=threads, energy_window_s=energy.WINDOW_S,
+            execution=execution, best_batch=best_batch,
         )  # fmt: skip
     about = {"model": model, "size": size, "style": style, "clip": clip, "knobs": subject.knobs, "run": subject.run, "content": content}
     if as_json:
@@ -112,6 +119,7 @@ def _document(found: Measurement) -> dict[str, Any]:
         "memory": memory,
         "energy": found.energy,
         "batch": found.batch,
+        "best_batch": found.best_batch,
         "inputs": found.inputs,
         "foreign_cpu_share": found.foreign_cpu_share,
         "flags": found.flags,
@@ -131,8 +139,34 @@ def _lines(found: Measurement) -> list[tuple[str, str]]:
         ("speed-up over vit_mean in clips/s", _text(found.throughput_to_anchor)),
         ("peak live activations", quantity(memory.peak_live_bytes, "bytes")),
         ("energy a clip in J, gross", _text(found.energy.gross_j_per_clip)),
+        *_batches(found.best_batch),
+        *_execution(found.settings.get("execution", {})),
         ("valid", f"with doubt: {flags}" if flags else "yes"),
     ]
+
+
+def _batches(best: BestBatch | None) -> list[tuple[str, str]]:
+    if best is None:
+        return []
+    curve = ", ".join(f"{point.batch}: {_text(point.clips_per_s)}" for point in best.tried)
+    limit = " or more" if best.largest_batch >= best.limit else ""
+    return [
+        (f"clips/s at the best batch, {best.batch}", _text(best.clips_per_s)),
+        ("clips/s by batch", f"{curve}; then {best.stopped}"),
+        ("largest batch that fits", f"{best.largest_batch}{limit}"),
+    ]
+
+
+def _execution(ran: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What compiling and capturing took, apart from the first call; of the model alone, not of the anchor."""
+    lines = {
+        "compile_s": "compiling in s",
+        "graph_breaks": "graph breaks",
+        "capture_s": "capturing in s",
+        "largest_difference": "difference from eager",
+    }
+    own = ran.get("subject", {})
+    return [(title, ", ".join(f"batch {size}: {value:.3g}" for size, value in own[name].items())) for name, title in lines.items() if name in own]
 
 
 def _text(estimate: Estimate) -> str:

@@ -1,5 +1,7 @@
 """What one forward pass costs in arithmetic: parameters, MACs and FLOPs (2 a MAC), by two counters that must agree within 1 %.
 
+Public counters, when asked, have to agree too, or to lack operators, by name, that make up the difference. Else there is no number.
+
 Counted on the meta device, where nothing is computed; a model whose shapes depend on values (boolean masks, `nonzero`, `.item()`) is run
 for real on CPU instead, and its cost then belongs to the clip it was given.
 """
@@ -18,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitgs.measure import formula, witnesses
 from vitgs.measure.formula import FORMULAS, FormulaCounter, operator_packets
 from vitgs.measure.setting import evaluating, frozen, no_fast_path
+from vitgs.measure.witnesses import Missing, Witness, near
 
 TOLERANCE = 0.01
 FLOPS_PER_MAC = 2
@@ -28,7 +31,8 @@ _NEEDS_VALUES = (RuntimeError, ValueError, TypeError)
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """The cost of one view. `macs` is None, with `reason`, when the counters disagree. `macs_by_part`: by stage where the model marks stages, else by
-    top-level module. `counters`: MACs by each counter, None where it can't count; `uncounted`: which operators which counter left out."""
+    top-level module. `counters`: MACs by each counter, None where it can't count; `uncounted`: which operators which counter left out, and
+    `left_out` how much that is: by public counter and operator."""
 
     params: int
     params_trainable: int
@@ -37,6 +41,7 @@ class Cost:
     macs_by_part: Mapping[str, int] = field(default_factory=dict)
     counters: Mapping[str, int | None] = field(default_factory=dict)
     uncounted: tuple[str, ...] = ()
+    left_out: Mapping[str, Mapping[str, Missing]] = field(default_factory=dict)
     device: str = "meta"
     reason: str = ""
 
@@ -60,27 +65,29 @@ def count(model: nn.Module, clip_1TCHW: Tensor, run: Mapping[str, object], *, wi
         torch_count, ours = _both(on, clip, run)
         device = "meta"
     except _NEEDS_VALUES:
-        on, clip = _on_cpu(model), clip_1TCHW.to("cpu", clip.dtype)
+        on, clip = on_cpu(model), clip_1TCHW.to("cpu", clip.dtype)
         torch_count, ours = _both(on, clip, run)
         device = "cpu"
     counters: dict[str, int | None] = {"torch": torch_count.get_total_flops() // FLOPS_PER_MAC, "formula": ours.macs}
     uncounted = [f"torch and formula: {name}" for name in sorted(ours.undescribed)]
+    heard: dict[str, Witness] = {}
     if witnesses_too:
-        heard = witnesses.ask(_on_cpu(model), clip_1TCHW.to("cpu", clip.dtype), run)
-        for name, witness in heard.items():
-            counters[name] = witness.macs
-            uncounted += [f"{name}: {what}" for what in witness.left_out(ours.macs, TOLERANCE)]
-    by_torch, by_formula = torch_count.get_total_flops() // FLOPS_PER_MAC, ours.macs
-    agree = abs(by_torch - by_formula) <= TOLERANCE * max(by_torch, by_formula)
-    reason = "" if agree else f"the counters disagree by more than {TOLERANCE:.0%}: torch {by_torch}, formula {by_formula} MACs"
+        heard = witnesses.ask(on_cpu(model), clip_1TCHW.to("cpu", clip.dtype), run, tolerance=TOLERANCE)
+    for name, witness in heard.items():
+        counters[name] = witness.macs
+        uncounted += [f"{name}: {what}" for what in witness.said(ours.macs, TOLERANCE)]
+    reason = _disagreement(torch_count, ours) or next(
+        (f"{name} {witness.open(ours.macs)}" for name, witness in heard.items() if not witness.explained(ours.macs, TOLERANCE)), ""
+    )
     return Cost(
         params=sum(p.numel() for p in model.parameters()),
         params_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        macs=by_formula if agree else None,
-        flops=by_formula * FLOPS_PER_MAC if agree else None,
-        macs_by_part=dict(ours.by_stage) if ours.staged else _by_module(torch_count, by_torch),
+        macs=None if reason else ours.macs,
+        flops=None if reason else ours.macs * FLOPS_PER_MAC,
+        macs_by_part=dict(ours.by_stage) if ours.staged else _by_module(torch_count, torch_count.get_total_flops() // FLOPS_PER_MAC),
         counters=counters,
         uncounted=tuple(uncounted),
+        left_out={name: witness.left_out for name, witness in heard.items() if witness.left_out},
         device=device,
         reason=reason,
     )
@@ -88,7 +95,7 @@ def count(model: nn.Module, clip_1TCHW: Tensor, run: Mapping[str, object], *, wi
 
 def spread(model: nn.Module, clips_BTCHW: Tensor, run: Mapping[str, object]) -> CostSpread:
     """MACs of each clip alone, by a real run on CPU."""
-    on = _on_cpu(model)
+    on = on_cpu(model)
     dtype = next((p.dtype for p in on.parameters() if p.is_floating_point()), clips_BTCHW.dtype)
     samples = []
     with evaluating(on), torch.no_grad(), no_fast_path():
@@ -111,6 +118,17 @@ def _both(model: nn.Module, clip: Tensor, run: Mapping[str, object]) -> tuple[Fl
         with FormulaCounter() as ours:
             model(clip, **run)
     return theirs, ours
+
+
+def _disagreement(theirs: FlopCounterMode, ours: FormulaCounter) -> str:
+    """Empty when our two counters agree; else the two numbers and the operators that they count differently."""
+    by_torch = theirs.get_total_flops() // FLOPS_PER_MAC
+    if near(by_torch, ours.macs, TOLERANCE):
+        return ""
+    counted = {packet._qualified_op_name: flops // FLOPS_PER_MAC for packet, flops in theirs.get_flop_counts().get("Global", {}).items()}
+    apart = sorted(name for name in {*counted, *ours.by_operator} if not near(counted.get(name, 0), ours.by_operator[name], TOLERANCE))
+    at = f" ({', '.join(apart)})" if apart else ""
+    return f"the counters disagree by more than {TOLERANCE:.0%}: torch {by_torch}, formula {ours.macs} MACs{at}"
 
 
 def _torch_lacks() -> dict[object, object]:
@@ -136,7 +154,8 @@ def _by_module(counted: FlopCounterMode, total: int) -> dict[str, int]:
     return parts | ({formula.OTHER: rest} if rest else {})
 
 
-def _on_cpu(model: nn.Module) -> nn.Module:
+def on_cpu(model: nn.Module) -> nn.Module:
+    """The model itself if it is on CPU, else a copy."""
     if all(t.device.type == "cpu" for t in (*model.parameters(), *model.buffers())):
         return model
     return copy.deepcopy(model).to("cpu")

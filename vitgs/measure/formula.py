@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -137,7 +137,7 @@ class FormulaCounter(TorchDispatchMode):
     def exit(self, name: str) -> None:
         self._stack.pop()
 
-    def __enter__(self) -> FormulaCounter:
+    def __enter__(self) -> Self:
         # Entered again for each composite operator; the stages are listened to once.
         listening = contextlib.nullcontext() if self._listening else stages.recording(self)
         listening.__enter__()
@@ -164,10 +164,13 @@ class FormulaCounter(TorchDispatchMode):
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
         first = result if isinstance(result, Tensor) else result[0]
-        macs = formula(_positional(func, args, kwargs), first)
-        self.by_operator[name] += macs
-        self.by_stage[self._stack[-1] if self._stack else OTHER] += macs
+        self.add(name, formula(_positional(func, args, kwargs), first))
         return result
+
+    def add(self, operator: str, macs: int) -> None:
+        """So many MACs by this operator, at the place where the model is."""
+        self.by_operator[operator] += macs
+        self.by_stage[self._stack[-1] if self._stack else OTHER] += macs
 
 
 def _positional(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:

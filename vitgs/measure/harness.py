@@ -15,10 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from vitgs.errors import UsageError
-from vitgs.measure import clock, cost, energy, machine, memory, nvml, setting, soundness
+from vitgs.measure import batches as batch_search
+from vitgs.measure import clock, cost, energy, memory, nvml, setting, soundness, validity
+from vitgs.measure import execution as executions
+from vitgs.measure.batches import BestBatch
 from vitgs.measure.clock import Timing
 from vitgs.measure.cost import Cost, CostSpread
 from vitgs.measure.energy import Energy
+from vitgs.measure.execution import EAGER, Execution, Runner
 from vitgs.measure.intervals import Percentiles, mapped, percentiles, ratio
 from vitgs.measure.memory import Memory
 from vitgs.measure.stagetime import StageTimes, stage_times
@@ -28,6 +32,7 @@ MIN_BLOCKS = 12
 STAGE_SHARE = 0.1
 INPUTS_BYTES = 32 * 2**20  # more than the caches that would flatter a repeated input
 FEWEST_INPUTS, MOST_INPUTS = 4, 16
+FEWEST_OF_A_SEARCH, MOST_DIFFERENT = 2, 128
 SPREAD_CLIPS = 8
 SUBJECT, ANCHOR = "subject", "anchor"
 
@@ -35,7 +40,8 @@ SUBJECT, ANCHOR = "subject", "anchor"
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """All of it. Ratios are subject over anchor: times for latency, clips/s for throughput. `realised_share`: the batch's speed-up over the anchor
-    divided by the FLOP speed-up. `content`: what the inputs were. `flags`: unstable, contaminated, throttled."""
+    divided by the FLOP speed-up. `content`: what the inputs were. `flags`: unstable, few_samples, contaminated, throttled, quota, swapped, drift.
+    Cost, memory and stages are of the model as it is, all other numbers of how `settings` say that it ran. `best_batch`: where it was asked for."""
 
     cost: Cost
     cost_spread: CostSpread | None
@@ -56,6 +62,7 @@ class Measurement:
     foreign_cpu_share: float | None
     flags: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    best_batch: BestBatch | None = None
 
 
 def measure(
@@ -74,8 +81,11 @@ def measure(
     witnesses: bool = False,
     energy_window_s: float | None = None,
     seed: int = 0,
+    execution: Execution = EAGER,
+    best_batch: bool = False,
 ) -> Measurement:
     """Measures `model(clips, **run)` in about `seconds` of timing. `energy_window_s` (5 or more) asks for energy too: one idle window, six of work.
+    `best_batch` asks for the batch with the most clips/s, in as many seconds again; `execution` says how subject and anchor run while they are timed.
 
     `content(n)` gives n clips `(n, T, C, H, W)` of the kind the model is for; None means noise, on which content-adaptive systems behave differently.
     `target`: half-width of the intervals as a share. The modules are moved to the device and dtype and stay there. Raises
@@ -84,6 +94,7 @@ def measure(
     if batch < 1 or seconds <= 0 or target <= 0:
         raise UsageError("batch, seconds and target must be positive", given=f"{batch}, {seconds}, {target}", remedy="set each above 0")
     where, kind = setting.device_of(device), setting.dtype_of(dtype)
+    executions.check(execution, where)
     subjects = {SUBJECT: model} | ({} if anchor is None else {ANCHOR: anchor})
     for module in subjects.values():
         module.to(where, kind).eval()
@@ -100,19 +111,37 @@ def measure(
         batches = [b.to(where) for b in batches]
         with torch.inference_mode():
             gpu, _ = nvml.find(where)
-            before, strangers, slowed = machine.cpu_times(), gpu and gpu.strangers(), gpu and gpu.slowed()
-            timings = _timings(subjects, run, batches, batch, where, seconds * (1 - STAGE_SHARE), target, seed)
+            runners = {name: Runner(module, run if name == SUBJECT else {}, execution, where) for name, module in subjects.items()}
+            before, strangers, slowed = validity.look(), gpu and gpu.strangers(), gpu and gpu.slowed()
+            timings = _timings(runners, batches, batch, where, seconds * (1 - STAGE_SHARE), target, seed)
             slowed = slowed or (gpu and gpu.slowed())
-            foreign = machine.foreign_share(before, machine.cpu_times())
-            stages = stage_times(_rotating(model, run, batches), seconds=seconds * STAGE_SHARE, device=where)
-            joules = _energy(_rotating(model, run, batches), batch, where, energy_window_s)
+            verdict = validity.judge(before, validity.look())
+            stages = stage_times(_rotating(lambda clips: model(clips, **run), batches), seconds=seconds * STAGE_SHARE, device=where)
+            before = validity.look()
+            found = None
+            if best_batch:
+
+                def inputs_of(size: int) -> list[Tensor]:
+                    return [b.to(where) for b in _inputs(_repeating(content), clip, size, kind, seed, fewest=FEWEST_OF_A_SEARCH)]
+
+                fits = _fits(memory.room_for(seen, batch, where), _sized(Runner(model, run, EAGER, where), inputs_of), where)
+                sized = _sized(runners[SUBJECT], inputs_of)
+                found = batch_search.best_batch(sized, fits, seconds=seconds, target=target, device=where, seed=seed)
+            joules = _energy(_rotating(runners[SUBJECT].ready(batches), batches), batch, where, energy_window_s)
+            later = validity.judge(before, validity.look()) if found is not None or joules.source is not None else verdict
             strangers = strangers or (gpu and gpu.strangers())
         settings = setting.in_force(where, dtype) | ({} if gpu is None else {"gpu": gpu.facts()})
+        if execution != EAGER:
+            ran = {name: runner.facts for name, runner in runners.items()}
+            settings |= {"compile": execution.backend, "cuda_graphs": execution.cuda_graphs, "execution": ran}
+    own = [timing for name, timing in timings.items() if name.startswith(SUBJECT)]
     flags = {
-        "unstable": any(t.unstable for name, t in timings.items() if name.startswith(SUBJECT)),
-        "contaminated": (foreign or 0.0) > machine.FOREIGN_LIMIT or bool(strangers),
-        "throttled": bool(slowed),
+        "unstable": any(timing.unstable for timing in own) or (found is not None and found.unstable),
+        "few_samples": any(len(timing.blocks_ms) < MIN_BLOCKS for timing in own),
+        **dict.fromkeys((*verdict.flags, *later.flags), True),
     }
+    flags |= {"contaminated": True} if strangers else {}
+    flags |= {"throttled": True} if slowed else {}
     latency, throughput = timings[f"{SUBJECT}_latency"], timings[f"{SUBJECT}_throughput"]
     to_anchor = {what: _to_anchor(timings, what) for what in ("latency", "throughput")}
     faster = mapped(to_anchor["throughput"], lambda r: 1 / r, "inverse of the ratio of times") if anchor is not None else to_anchor["throughput"]
@@ -133,27 +162,21 @@ def measure(
         energy=joules,
         content="noise" if content is None else "given",
         inputs=len(batches),
-        foreign_cpu_share=foreign,
+        foreign_cpu_share=verdict.foreign_share,
         flags=tuple(name for name, raised in flags.items() if raised),
         settings=settings,
+        best_batch=found,
     )
 
 
 def _timings(
-    subjects: Mapping[str, nn.Module],
-    run: Mapping[str, object],
-    batches: list[Tensor],
-    batch: int,
-    device: torch.device,
-    seconds: float,
-    target: float,
-    seed: int,
+    runners: Mapping[str, Runner], batches: list[Tensor], batch: int, device: torch.device, seconds: float, target: float, seed: int
 ) -> dict[str, Timing]:
     """Latency at batch 1 and throughput at the batch, `<subject>_<what>`; at batch 1 they are one and the same."""
     kinds = {"latency": [b[:1].clone() for b in batches]} | ({"throughput": batches} if batch > 1 else {})
     found: dict[str, Timing] = {}
     for what, inputs in kinds.items():
-        calls = {name: _rotating(module, run if name == SUBJECT else {}, inputs) for name, module in subjects.items()}
+        calls = {name: _rotating(runner.ready(inputs), inputs) for name, runner in runners.items()}
         timed = clock.time_interleaved(
             calls,
             target_half_width=target,
@@ -165,17 +188,45 @@ def _timings(
         )
         found |= {f"{name}_{what}": timing for name, timing in timed.items()}
     if batch == 1:
-        found |= {f"{name}_throughput": found[f"{name}_latency"] for name in subjects}
+        found |= {f"{name}_throughput": found[f"{name}_latency"] for name in runners}
     return found
 
 
 def _energy(call: Callable[[], object], batch: int, device: torch.device, window_s: float | None) -> Energy:
-    meter, why = energy.open_meter(device)
-    if meter is None:
+    meters, why = energy.open_meters(device)
+    if not meters:
         return energy.absent(why)
     if window_s is None:
         return energy.absent("energy was not asked for: its windows take longer than this measurement")
-    return energy.per_clip(meter, call, batch, device=device, window_s=window_s)
+    return energy.first_reading(meters, call, batch, device=device, window_s=window_s, before=why)
+
+
+def _sized(runner: Runner, inputs_of: Callable[[int], list[Tensor]]) -> Callable[[int], Callable[[], object]]:
+    """The call of one batch of n clips, on inputs of its own."""
+
+    def call_of(size: int) -> Callable[[], object]:
+        inputs = inputs_of(size)
+        return _rotating(runner.ready(inputs), inputs)
+
+    return call_of
+
+
+def _fits(room: Callable[[int], bool], sized: Callable[[int], Callable[[], object]], device: torch.device) -> Callable[[int], bool]:
+    """Whether a batch fits: by what was seen at the stated batch, and on a GPU, which says so when it is full, by trying."""
+
+    def fits(size: int) -> bool:
+        if not room(size):
+            return False
+        if device.type == "cuda":
+            try:
+                sized(size)()
+                setting.synchronise(device)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                return False
+        return True
+
+    return fits
 
 
 def _to_anchor(timings: Mapping[str, Timing], what: str) -> Estimate:
@@ -184,15 +235,29 @@ def _to_anchor(timings: Mapping[str, Timing], what: str) -> Estimate:
     return ratio(timings[f"{SUBJECT}_{what}"].blocks_ms, timings[f"{ANCHOR}_{what}"].blocks_ms)
 
 
-def _rotating(model: nn.Module, run: Mapping[str, object], inputs: list[Tensor]) -> Callable[[], object]:
+def _rotating(forward: Callable[[Tensor], object], inputs: list[Tensor]) -> Callable[[], object]:
     turn = cycle(inputs)
-    return lambda: model(next(turn), **run)
+    return lambda: forward(next(turn))
 
 
-def _inputs(content: Callable[[int], Tensor] | None, clip: Clip, batch: int, dtype: torch.dtype, seed: int) -> list[Tensor]:
+def _repeating(content: Callable[[int], Tensor] | None) -> Callable[[int], Tensor] | None:
+    """The same content for any number of clips: a large batch may ask for more than there are."""
+    if content is None:
+        return None
+
+    def clips(count: int) -> Tensor:
+        some = content(min(count, MOST_DIFFERENT))
+        return some.repeat(-(-count // len(some)), 1, 1, 1, 1)[:count]
+
+    return clips
+
+
+def _inputs(
+    content: Callable[[int], Tensor] | None, clip: Clip, batch: int, dtype: torch.dtype, seed: int, *, fewest: int = FEWEST_INPUTS
+) -> list[Tensor]:
     """Several batches on CPU, together more than the caches hold."""
     batch_bytes = batch * torch.Size(clip.shape).numel() * dtype.itemsize
-    count = min(max(FEWEST_INPUTS, -(-INPUTS_BYTES // batch_bytes)), MOST_INPUTS)
+    count = min(max(fewest, -(-INPUTS_BYTES // batch_bytes)), MOST_INPUTS)
     if content is None:
         clips_BTCHW = torch.randn((count * batch, *clip.shape), generator=torch.Generator().manual_seed(seed))
     else:

@@ -16,6 +16,7 @@ from pathlib import Path
 from vitgs import folders
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "optuna", "av", "fvcore", "ptflops", "nvidia-ml-py")
+UNLIMITED = 2**60  # version 1 writes a number of that order where there is no limit
 FOREIGN_LIMIT = 0.10  # share of all cores that others may use before a timing counts as contaminated
 
 
@@ -58,7 +59,7 @@ def slug() -> str:
 
 def cpu_model() -> str:
     """The CPU's model name as its maker writes it."""
-    info = _text("/proc/cpuinfo")
+    info = text_of("/proc/cpuinfo")
     found = re.search(r"^(?:model name|Hardware|cpu model)\s*:\s*(.+)$", info, re.MULTILINE)
     if found:
         return found.group(1).strip()
@@ -70,40 +71,71 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def cpu_quota_cores(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """How many cores' worth of time the container may use (cgroup version 2, then 1); None without a limit."""
-    words = _text(root / "cpu.max").split()
-    if len(words) == 2:
-        return None if words[0] == "max" else int(words[0]) / int(words[1])
-    quota, period = (_text(root / "cpu" / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
-    return int(quota) / int(period) if quota and period and int(quota) > 0 else None
+def cpu_quota_cores(root: Path = Path("/")) -> float | None:
+    """How many cores' worth of time this process may use: the tightest limit of its cgroups, version 2 or 1; None without a limit."""
+    return min(filter(None, map(_limit_cores, control_groups("cpu", root))), default=None)
+
+
+def control_groups(kind: str, root: Path = Path("/")) -> list[Path]:
+    """The folders of the cgroups that limit this process's `cpu` or `memory`, its own and all above it, as far as it sees them."""
+    mounts = root / "sys/fs/cgroup"
+    places = {mounts: "/", mounts / kind: "/"}
+    for line in text_of(root / "proc/self/cgroup").splitlines():
+        _, kinds, path = [*line.split(":", 2), "", ""][:3]
+        # A path through `..` lies outside the container's own view: only the root of the view can be read.
+        own = "/" if ".." in path.split("/") or not path.startswith("/") else path
+        if not kinds:
+            places |= {mounts: own, mounts / "unified": own}
+        elif kind in kinds.split(","):
+            places |= {mounts / kinds: own, mounts / kind: own}
+    folders_above = ((base / own.strip("/"), base) for base, own in places.items())
+    found = [folder for own, base in folders_above for folder in (own, *own.parents) if folder.is_relative_to(base)]
+    # `cpu` is often a link to `cpu,cpuacct`: what is one place is counted once.
+    return list({folder.resolve(): folder for folder in found if folder.is_dir()})
+
+
+def _limit_cores(group: Path) -> float | None:
+    quota, period = [*text_of(group / "cpu.max").split(), "", ""][:2]
+    if not quota:
+        quota, period = (text_of(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(quota) and int(period) else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CpuTimes:
-    """Seconds: on the wall, and of CPU work by everybody and by this process with its ended children."""
+    """Seconds: on the wall, and of CPU work by everybody and by this process with its ended children. `counted_s`: all that the system's counters
+    saw, idling included; None where they don't tell that."""
 
     wall_s: float
     all_s: float | None
     own_s: float
+    counted_s: float | None = None
 
 
 def cpu_times() -> CpuTimes:
     """A reading, to be compared with a later one by `foreign_share`."""
-    words = _text("/proc/stat").partition("\n")[0].split()
-    busy = None
+    words = text_of("/proc/stat").partition("\n")[0].split()
+    busy = counted = None
     if len(words) >= 9 and words[0] == "cpu":
-        user, nice, system, _, _, irq, soft, steal = map(int, words[1:9])
+        user, nice, system, idle, waiting, irq, soft, steal = map(int, words[1:9])
         # Stolen time is work of other tenants on these cores: it counts.
-        busy = (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
+        ticks = user + nice + system + irq + soft + steal
+        busy, counted = ticks / os.sysconf("SC_CLK_TCK"), (ticks + idle + waiting) / os.sysconf("SC_CLK_TCK")
     own = os.times()
-    return CpuTimes(wall_s=time.monotonic(), all_s=busy, own_s=own.user + own.system + own.children_user + own.children_system)
+    own_s = own.user + own.system + own.children_user + own.children_system
+    return CpuTimes(wall_s=time.monotonic(), all_s=busy, own_s=own_s, counted_s=counted)
 
 
 def foreign_share(before: CpuTimes, after: CpuTimes) -> float | None:
-    """Which share of all cores others used between two readings; None where the system doesn't tell."""
+    """Which share of all cores others used between two readings; None where the system doesn't tell.
+
+    On an idle machine nothing but idling is counted, and the share is 0; counters that don't move at all (some sandboxes) tell nothing.
+    """
     wall = after.wall_s - before.wall_s
-    if before.all_s is None or after.all_s is None or wall <= 0 or after.all_s <= before.all_s:
+    if before.all_s is None or after.all_s is None or wall <= 0 or after.all_s < before.all_s:
+        return None
+    idled = before.counted_s is not None and after.counted_s is not None and after.counted_s > before.counted_s
+    if after.all_s == before.all_s and not idled:
         return None
     foreign = (after.all_s - before.all_s) - (after.own_s - before.own_s)
     return min(max(foreign / (wall * (os.cpu_count() or 1)), 0.0), 1.0)
@@ -118,8 +150,10 @@ def busy_now(window_s: float = 0.3) -> float | None:
 
 def _gpus() -> tuple[list[str], str | None]:
     # Asked of the driver's own files first: NVML costs a library, torch costs a second.
-    models = sorted(re.findall(r"^Model:\s*(.+)$", "\n".join(_text(p) for p in Path("/proc/driver/nvidia/gpus").glob("*/information")), re.MULTILINE))
-    version = re.search(r"Kernel Module\s+(?:for \S+\s+)?([\d.]+)", _text("/proc/driver/nvidia/version"))
+    models = sorted(
+        re.findall(r"^Model:\s*(.+)$", "\n".join(text_of(p) for p in Path("/proc/driver/nvidia/gpus").glob("*/information")), re.MULTILINE)
+    )
+    version = re.search(r"Kernel Module\s+(?:for \S+\s+)?([\d.]+)", text_of("/proc/driver/nvidia/version"))
     return [m.strip() for m in models], version.group(1) if version else None
 
 
@@ -147,7 +181,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _text(path: str | Path) -> str:
+def text_of(path: str | Path) -> str:
+    """A file's text, empty where it can't be read."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -165,6 +200,16 @@ def _ram_bytes() -> int | None:
         return None
 
 
+def memory_limits(root: Path = Path("/")) -> list[tuple[int, int | None]]:
+    """Limit and present use, in bytes, of each cgroup of this process that limits memory (version 2, then 1)."""
+    found = []
+    for group in control_groups("memory", root):
+        for most, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            limit, taken = (text_of(group / name).strip() for name in (most, used))
+            if limit.isdigit() and int(limit) < UNLIMITED:
+                found.append((int(limit), int(taken) if taken.isdigit() else None))
+    return found
+
+
 def _ram_limit_bytes() -> int | None:
-    words = (_text("/sys/fs/cgroup/memory.max") or _text("/sys/fs/cgroup/memory/memory.limit_in_bytes")).split()
-    return int(words[0]) if words and words[0] != "max" and int(words[0]) < 2**60 else None
+    return min((limit for limit, _ in memory_limits()), default=None)

@@ -17,8 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from vitgs.errors import UsageError
+from vitgs.measure import machine
 from vitgs.measure.setting import synchronise
 from vitgs.record import Estimate
+
+INPUTS_AT_ONCE = 4  # batches of input that timing keeps beside what the model makes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +131,24 @@ def peaks(model: nn.Module, call: Callable[[], object], clip: Tensor, device: to
         cuda_allocated_bytes=taken[0][0],
         cuda_reserved_bytes=taken[0][1],
     )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What this process may still take on the device; on CPU, half of what the machine or its container has left, since a process that takes too
+    much there is ended without a word. None where the system doesn't tell."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    groups = [limit - (used or 0) for limit, used in machine.memory_limits()]
+    known = [value for value in (_field_bytes(Path("/proc/meminfo"), "MemAvailable"), *groups) if value is not None]
+    return max(min(known), 0) // 2 if known else None
+
+
+def room_for(seen: Memory, batch: int, device: torch.device) -> Callable[[int], bool]:
+    """Whether a batch of n would fit, from what was seen at `batch`: activations and inputs grow with n. True where the system doesn't tell."""
+    per_clip_bytes = (seen.peak_live_bytes + INPUTS_AT_ONCE * seen.input_bytes) / batch
+    free = free_bytes(device)
+    return lambda count: free is None or count * per_clip_bytes <= free
 
 
 def _reset_peak() -> bool:

@@ -25,6 +25,17 @@ class Gpu:
         """Total energy since the driver was loaded, in millijoules."""
         return int(self.library.nvmlDeviceGetTotalEnergyConsumption(self._handle))
 
+    def power_mw(self) -> int:
+        """Power at this moment (newer GPUs: the mean of the last second), in milliwatts."""
+        return int(self.library.nvmlDeviceGetPowerUsage(self._handle))
+
+    def is_slice(self) -> bool:
+        """Whether this is a part of a GPU (MIG); the counters are of the whole board, and others may work on its other parts."""
+        try:
+            return bool(self.library.nvmlDeviceIsMigDeviceHandle(self._handle))
+        except (self.library.NVMLError, AttributeError):
+            return False
+
     def strangers(self) -> int | None:
         """How many other compute processes there are; a container may show none or foreign process ids, so one entry counts as ours."""
         try:

@@ -15,7 +15,7 @@ from vitgs.report.accuracy import Accuracies
 from vitgs.report.costs import Costs
 from vitgs.report.naming import name_all
 from vitgs.report.points import Accuracy, Book, Configuration, CurvePoint, Lost, Name, Point, Training
-from vitgs.report.reading import STALE, CurrentVersion, configuration_of, is_stale, newest, number
+from vitgs.report.reading import CONTAMINATED, STALE, CurrentVersion, configuration_of, is_stale, newest, number
 from vitgs.report.sources import MachineResults
 
 MOMENTARY = ("load_1min", "threads", "git_dirty")
@@ -131,9 +131,10 @@ class _Machine:
         found = []
         for record in self._records:
             stale = is_stale(record, self._current)
-            if record.status == "measured" and not stale:
-                continue
             counts = self._newest[record.job.id]
+            spoilt = record.status == "measured" and not stale and CONTAMINATED in record.flags and counts is not record
+            if record.status == "measured" and not stale and not spoilt:
+                continue
             later = "" if counts is record else f"replaced by attempt {counts.attempt}, {counts.status}"
             later = later or ("still shown, marked stale" if record.status == "measured" else "")
             setting = ", ".join(f"{k}={v}" for k, v in {**record.job.knobs, **record.job.run}.items())
@@ -145,8 +146,8 @@ class _Machine:
                     setting=setting,
                     data=record.job.data,
                     seed=record.job.seed,
-                    status=STALE if record.status == "measured" else record.status,
-                    reason=record.reason or ("the code has changed since" if stale else "no reason recorded"),
+                    status=CONTAMINATED if spoilt else STALE if record.status == "measured" else record.status,
+                    reason="others used the machine meanwhile" if spoilt else record.reason or _no_reason(stale),
                     flags=record.flags,
                     attempt=record.attempt,
                     later=later,
@@ -161,6 +162,10 @@ class _Machine:
         if self._mixed:
             found.append(f"{self._name}: {self._mixed} eval rows of earlier recipes, data versions or repetitions are in the results files only")
         return found + [f"{self._name}: {note}" for note in self._costs.notes]
+
+
+def _no_reason(stale: bool) -> str:
+    return "the code has changed since" if stale else "no reason recorded"
 
 
 def _training(rows: Sequence[Record]) -> Training:

@@ -12,7 +12,7 @@ from vitgs.report.families import group_of
 from vitgs.report.points import NOT_READ, Configuration
 from vitgs.store.code import code_version
 
-STALE = "stale"
+STALE, CONTAMINATED = "stale", "contaminated"
 CurrentVersion = Callable[[str, Kind], "str | None"]
 
 
@@ -55,7 +55,7 @@ def is_stale(record: Record, current: CurrentVersion | None) -> bool:
 
 
 def newest(records: Iterable[Record], current: CurrentVersion | None) -> dict[str, Record]:
-    """The row that counts for each job: measured before anything else, fresh before stale, then the latest attempt."""
+    """The row that counts for each job: measured before anything else, fresh before stale, clean before contaminated, then the latest attempt."""
     chosen: dict[str, Record] = {}
     for record in records:
         known = chosen.get(record.job.id)
@@ -64,8 +64,8 @@ def newest(records: Iterable[Record], current: CurrentVersion | None) -> dict[st
     return chosen
 
 
-def _standing(record: Record, current: CurrentVersion | None) -> tuple[bool, bool, int]:
-    return (record.status == "measured", not is_stale(record, current), record.attempt)
+def _standing(record: Record, current: CurrentVersion | None) -> tuple[bool, bool, bool, int]:
+    return (record.status == "measured", not is_stale(record, current), CONTAMINATED not in record.flags, record.attempt)
 
 
 def number(value: Any) -> float | None:

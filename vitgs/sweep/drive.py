@@ -25,7 +25,7 @@ from vitgs.store.code import code_version
 from vitgs.store.records import write_beside
 from vitgs.suite import Profile, load_profile, load_suite
 from vitgs.suite.plan import Plan, Planner, Point, planner
-from vitgs.sweep.ledger import Ledger, only_sweep
+from vitgs.sweep.ledger import CONTAMINATED, MOST_TRIES, Ledger, only_sweep
 from vitgs.sweep.progress import Bar, label
 from vitgs.sweep.study import Trials
 
@@ -92,10 +92,9 @@ def run_sweep(
             finally:
                 sweep.close()
     rows = [ledger.ended[job_id] for job_id in sweep.concerned if job_id in ledger.ended]
+    kept = sum(row.job.id not in sweep.worked for row in rows)
     failed, skipped = (tuple((label(r.job), r.reason) for r in rows if r.status == status) for status in ("failed", "skipped"))
-    return Summary(
-        file=file, done=sweep.written, kept=len(rows) - sweep.written, failed=failed, skipped=skipped, seconds=time.perf_counter() - started
-    )
+    return Summary(file=file, done=sweep.written, kept=kept, failed=failed, skipped=skipped, seconds=time.perf_counter() - started)
 
 
 def _check(executor: str, workers: int | None) -> None:
@@ -113,7 +112,10 @@ def _check(executor: str, workers: int | None) -> None:
 
 @dataclass(kw_only=True)
 class _Sweep:
-    """The state of one run. `concerned`: ids of all jobs of the plan; `unrestored`: trainings whose lost weights could not be made again, and why."""
+    """The state of one run. `concerned`: ids of all jobs of the plan; `worked`: of those that got a row now.
+
+    `unrestored`: trainings whose lost weights could not be made again, and why.
+    """
 
     plans: Planner
     ledger: Ledger
@@ -122,6 +124,7 @@ class _Sweep:
     workers: int
     written: int = 0
     concerned: dict[str, None] = field(default_factory=dict)
+    worked: set[str] = field(default_factory=set)
     unrestored: dict[str, str] = field(default_factory=dict)
     _lanes: dict[bool, LocalExecutor] = field(default_factory=dict)
     _busy: set[str] = field(default_factory=set)
@@ -149,7 +152,8 @@ class _Sweep:
         return plan
 
     def _todo(self, points: Sequence[Point]) -> list[Job]:
-        return [job for job in self._plan(points).jobs if job.id not in self.ledger.ended]
+        todo = [job for job in self._plan(points).jobs if job.id not in self.ledger.ended]
+        return sorted(todo, key=self.ledger.tries)  # what others spoilt comes again after all that waits: by then they may have gone
 
     def _lane(self, alone: bool) -> LocalExecutor:
         if alone not in self._lanes:
@@ -220,7 +224,15 @@ class _Sweep:
     def _add(self, record: Record) -> None:
         self.ledger.add(record)
         self.written += 1
+        self.worked.add(record.job.id)
         self.bar.row(record)
+        if record.job.id not in self.ledger.ended:
+            why = (
+                f"{CONTAMINATED}, others used the machine meanwhile"
+                if CONTAMINATED in record.flags
+                else "this try of a contaminated job gave nothing"
+            )
+            self.bar.say(f"{label(record.job)}: {why}; it waits for try {self.ledger.tries(record.job) + 1} of {MOST_TRIES}")
 
     def _make_start(self, lane: LocalExecutor, size: str) -> None:
         """The shared image weights first, with all cores: every training would wait for them."""
