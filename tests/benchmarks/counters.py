@@ -34,9 +34,10 @@ from vitgs.measure.witnesses import NAMES as WITNESSES
 from vitgs.measure.witnesses import near
 from vitgs.numbers import percent, quantity
 from vitgs.record import Clip, to_json
-from vitgs.store.code import code_version
+from vitgs.store.code import version_with
 
 SIZES, FRAMES = ("Ti", "S", "B"), (8, 16)
+COUNTING = ("vitgs.measure.cost",)  # what a count depends on beside the system: no clock, no memory
 VERDICTS = {
     "agree": "all four counters agree within 1 %",
     "named": "agree within 1 % once the operators that a witness left out, by name, are added",
@@ -268,12 +269,12 @@ def run(given: argparse.Namespace) -> bool:
     settings = {"resolution": given.resolution, "classes": given.classes, "style": "in21k", "versions": versions}
     # Small sizes first: what goes wrong goes wrong soon.
     asked = [(system, size, frames) for size in given.sizes for frames in given.frames for system in registry.select(given.systems)]
-    cells = [{"system": s, "size": size, "frames": f, "code_version": code_version(s, "measure")} for s, size, f in asked]
+    cells = [{"system": s, "size": size, "frames": f, "code_version": version_with(s, COUNTING)} for s, size, f in asked]
     held = {place(row["cell"]): row for row in _written(given.out, settings)}
     there = {place(cell): cell for cell in (*(row["cell"] for row in held.values()), *cells)}
 
     def text() -> str:
-        now = {cell["system"]: code_version(cell["system"], "measure") for cell in there.values() if cell["system"] in registry.names()}
+        now = {cell["system"]: version_with(cell["system"], COUNTING) for cell in there.values() if cell["system"] in registry.names()}
         earlier = {row["name"] for row in held.values() if row["cell"]["code_version"] != now.get(row["cell"]["system"])}
         return table([held[at] for at in sorted(held)], settings, [there[at] for at in sorted(there)], earlier)
 

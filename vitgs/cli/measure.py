@@ -11,7 +11,7 @@ import typer
 from vitgs.cli import options
 from vitgs.cli import show as output
 from vitgs.errors import UsageError
-from vitgs.numbers import interval, quantity
+from vitgs.numbers import interval, percent, quantity
 from vitgs.record import Clip, Estimate
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def measure(
     compiled: Annotated[bool, typer.Option("--compile", help="Compile with torch.compile, outside the timing.")] = False,
     cuda_graphs: Annotated[bool, typer.Option("--cuda-graphs", help="Capture the kernels once and replay them (CUDA only).")] = False,
     best_batch: Annotated[bool, typer.Option("--best-batch", help="Search the batch with the most clips/s too.")] = False,
+    videos: Annotated[str | None, typer.Option("--end-to-end", metavar="FILE|FOLDER", help="Time from video files too, decoding and all.")] = None,
     anchored: Annotated[bool, typer.Option("--anchor/--no-anchor", help="Time vit_mean of the same size in the same rounds.")] = True,
     as_json: options.AsJson = False,
 ) -> None:
@@ -52,6 +53,7 @@ def measure(
     options.positive("--target", target)
     import torch
 
+    from vitgs.cli import from_file
     from vitgs.cli.subject import build
     from vitgs.executor.machine_lock import machine_lock
     from vitgs.measure import energy, harness, setting
@@ -60,6 +62,7 @@ def measure(
     setting.dtype_of(dtype)
     execution = executions.Execution(backend="inductor" if compiled else None, cuda_graphs=cuda_graphs)
     executions.check(execution, setting.device_of(device))
+    files = None if videos is None else from_file.videos(videos)
     clip = Clip(frames=frames, height=resolution, width=resolution, classes=classes)
     torch.manual_seed(0)
     subject = build(model, size=size, style=style, clip=clip, given=options.settings(given), weights=weights)
@@ -71,11 +74,15 @@ def measure(
             seconds=seconds, target=target, content=source, threads=threads, energy_window_s=energy.WINDOW_S,
             execution=execution, best_batch=best_batch,
         )  # fmt: skip
+        read = None
+        if files is not None:
+            with setting.threads(threads):
+                read = from_file.measure_files(subject.model, subject.run, files, clip, device=device, dtype=dtype, seconds=seconds)
     about = {"model": model, "size": size, "style": style, "clip": clip, "knobs": subject.knobs, "run": subject.run, "content": content}
     if as_json:
-        output.document({**about, **_document(found)})
+        output.document({**about, **_document(found), "end_to_end": read})
         return
-    output.columns(_lines(found))
+    output.columns([*_lines(found), *from_file.lines(read)])
 
 
 def _content(kind: str, clip: Clip) -> Callable[[int], Tensor] | None:
@@ -115,6 +122,8 @@ def _document(found: Measurement) -> dict[str, Any]:
         "latency_ratio": found.latency_to_anchor,
         "throughput_ratio": found.throughput_to_anchor,
         "realised_share": found.realised_share,
+        "ceiling_macs_per_s": found.ceiling_macs_per_s,
+        "ceiling_share": found.ceiling_share,
         "stages": found.stages,
         "memory": memory,
         "energy": found.energy,
@@ -137,12 +146,20 @@ def _lines(found: Measurement) -> list[tuple[str, str]]:
         (f"clips/s, batch {found.batch}", _text(found.throughput_clips_per_s)),
         ("latency over vit_mean's", _text(found.latency_to_anchor)),
         ("speed-up over vit_mean in clips/s", _text(found.throughput_to_anchor)),
+        ("share of this machine's ceiling", _ceiling(found)),
         ("peak live activations", quantity(memory.peak_live_bytes, "bytes")),
         ("energy a clip in J, gross", _text(found.energy.gross_j_per_clip)),
         *_batches(found.best_batch),
         *_execution(found.settings.get("execution", {})),
         ("valid", f"with doubt: {flags}" if flags else "yes"),
     ]
+
+
+def _ceiling(found: Measurement) -> str:
+    reached = found.ceiling_macs_per_s.value
+    if found.ceiling_share is None or reached is None:
+        return "–"
+    return f"{percent(found.ceiling_share, 0)} % of {reached / 1e9:.0f} GMACs/s, batch {found.batch}"
 
 
 def _batches(best: BestBatch | None) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vitgs.errors import UsageError
 from vitgs.measure import batches as batch_search
-from vitgs.measure import clock, cost, energy, memory, nvml, setting, soundness, validity
+from vitgs.measure import clock, cost, energy, memory, nvml, selftest, setting, soundness, validity
 from vitgs.measure import execution as executions
 from vitgs.measure.batches import BestBatch
 from vitgs.measure.clock import Timing
@@ -29,7 +29,7 @@ from vitgs.measure.stagetime import StageTimes, stage_times
 from vitgs.record import Clip, Estimate
 
 MIN_BLOCKS = 12
-STAGE_SHARE = 0.1
+STAGE_SHARE, CEILING_SHARE = 0.1, 0.1
 INPUTS_BYTES = 32 * 2**20  # more than the caches that would flatter a repeated input
 FEWEST_INPUTS, MOST_INPUTS = 4, 16
 FEWEST_OF_A_SEARCH, MOST_DIFFERENT = 2, 128
@@ -40,8 +40,9 @@ SUBJECT, ANCHOR = "subject", "anchor"
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """All of it. Ratios are subject over anchor: times for latency, clips/s for throughput. `realised_share`: the batch's speed-up over the anchor
-    divided by the FLOP speed-up. `content`: what the inputs were. `flags`: unstable, few_samples, contaminated, throttled, quota, swapped, drift.
-    Cost, memory and stages are of the model as it is, all other numbers of how `settings` say that it ran. `best_batch`: where it was asked for."""
+    divided by the FLOP speed-up. `ceiling_macs_per_s`: what a square product reaches here in this type, right after the timings; `ceiling_share`: the
+    MACs a second of the batch over that. `content`: what the inputs were. `flags`: unstable, few_samples, contaminated, throttled, quota, swapped,
+    drift. Cost, memory and stages are of the model as it is, all other numbers of how `settings` say that it ran. `best_batch`: where asked for."""
 
     cost: Cost
     cost_spread: CostSpread | None
@@ -53,6 +54,8 @@ class Measurement:
     latency_to_anchor: Estimate
     throughput_to_anchor: Estimate
     realised_share: float | None
+    ceiling_macs_per_s: Estimate
+    ceiling_share: float | None
     timings: Mapping[str, Timing]
     stages: StageTimes
     memory: Memory
@@ -113,9 +116,10 @@ def measure(
             gpu, _ = nvml.find(where)
             runners = {name: Runner(module, run if name == SUBJECT else {}, execution, where) for name, module in subjects.items()}
             before, strangers, slowed = validity.look(), gpu and gpu.strangers(), gpu and gpu.slowed()
-            timings = _timings(runners, batches, batch, where, seconds * (1 - STAGE_SHARE), target, seed)
+            timings = _timings(runners, batches, batch, where, seconds * (1 - STAGE_SHARE - CEILING_SHARE), target, seed)
             slowed = slowed or (gpu and gpu.slowed())
             verdict = validity.judge(before, validity.look())
+            ceiling = selftest.products({dtype: kind}, where, seconds=seconds * CEILING_SHARE)[dtype]
             stages = stage_times(_rotating(lambda clips: model(clips, **run), batches), seconds=seconds * STAGE_SHARE, device=where)
             before = validity.look()
             found = None
@@ -145,6 +149,8 @@ def measure(
     latency, throughput = timings[f"{SUBJECT}_latency"], timings[f"{SUBJECT}_throughput"]
     to_anchor = {what: _to_anchor(timings, what) for what in ("latency", "throughput")}
     faster = mapped(to_anchor["throughput"], lambda r: 1 / r, "inverse of the ratio of times") if anchor is not None else to_anchor["throughput"]
+    per_s = mapped(clock.estimate(throughput.blocks_ms), lambda ms: 1000 * batch / ms, "clips over the median time of a batch")
+    macs = spent.macs if spread is None else spread.mean
     return Measurement(
         cost=spent,
         cost_spread=spread,
@@ -152,10 +158,12 @@ def measure(
         batch=batch,
         latency_ms=clock.estimate(latency.blocks_ms),
         latency_percentiles_ms=percentiles(latency.blocks_ms),
-        throughput_clips_per_s=mapped(clock.estimate(throughput.blocks_ms), lambda ms: 1000 * batch / ms, "clips over the median time of a batch"),
+        throughput_clips_per_s=per_s,
         latency_to_anchor=to_anchor["latency"],
         throughput_to_anchor=faster,
         realised_share=faster.value * spent.macs / anchor_macs if faster.value and spent.macs and anchor_macs else None,
+        ceiling_macs_per_s=ceiling,
+        ceiling_share=macs * per_s.value / ceiling.value if macs and per_s.value and ceiling.value else None,
         timings=timings,
         stages=stages,
         memory=seen,

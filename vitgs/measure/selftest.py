@@ -54,21 +54,28 @@ def run(
             {"known": lambda: sleep(KNOWN_S)}, target_half_width=STABLE, min_blocks=8, max_seconds=KNOWN_SECONDS, rng_seed=0, clock_ns=clock_ns
         )["known"]
         before = machine.cpu_times()
-        products = clock.time_interleaved(
-            {name: _product(wide, dtype, device) for name, dtype in DTYPES.items()},
-            target_half_width=STABLE, min_blocks=12, max_seconds=seconds, rng_seed=0, device=device,
-        )  # fmt: skip
+        reached = products(DTYPES, device, width=wide, seconds=seconds)
     return SelfTest(
         known_ratio=mapped(clock.estimate(slept.blocks_ms), lambda ms: ms / 1000 / KNOWN_S, "time read over the time slept"),
-        macs_per_s={
-            name: mapped(clock.estimate(timing.blocks_ms), lambda ms: wide**3 * 1000 / ms, "MACs over the median time of a product")
-            for name, timing in products.items()
-        },
+        macs_per_s=reached,
         width=wide,
         device=device.type,
         threads=torch.get_num_threads(),
         foreign_cpu_share=machine.foreign_share(before, machine.cpu_times()),
     )
+
+
+def products(
+    dtypes: Mapping[str, torch.dtype], device: torch.device, *, width: int | None = None, seconds: float = PRODUCT_SECONDS
+) -> dict[str, Estimate]:
+    """MACs a second that square products reach in each of these types, by name, timed side by side at the threads in force."""
+    wide = width or WIDTH[device.type]
+    timed = clock.time_interleaved(
+        {name: _product(wide, dtype, device) for name, dtype in dtypes.items()},
+        target_half_width=STABLE, min_blocks=12, max_seconds=seconds, rng_seed=0, device=device,
+    )  # fmt: skip
+    method = "MACs over the median time of a product"
+    return {name: mapped(clock.estimate(timing.blocks_ms), lambda ms: wide**3 * 1000 / ms, method) for name, timing in timed.items()}
 
 
 def _product(width: int, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:

@@ -28,6 +28,7 @@ _PLACES = {
     "energy": ("energy_j_per_clip", "energy.gross_j_per_clip"),
     "stage_share": ("stage_share", "stages.share"),
     "batch": ("batch",),
+    "ceiling_share": ("ceiling_share",),
 }
 
 
@@ -76,6 +77,7 @@ class Costs:
             batch=int(batch) if batch else None,
             uncounted=", ".join(uncounted) if isinstance(uncounted, list) else str(uncounted),
             flop_speedup=anchor / macs if anchor and macs else None,
+            ceiling_share=number(_read(row, "ceiling_share")),
         ), [row]
 
 

@@ -82,6 +82,7 @@ class Cost:
     batch: int | None = None
     uncounted: str = ""
     flop_speedup: float | None = None
+    ceiling_share: float | None = None
 
     @property
     def conversion(self) -> float | None:

@@ -30,13 +30,18 @@ _WITHOUT_INFLUENCE = ("vitgs", "vitgs.errors", "vitgs.folders", "vitgs.numbers",
 
 def code_version(system: str, kind: Kind) -> str:
     """Sixteen hex digits that change when a result of this kind for this system may change."""
-    return _version(system, kind, os.environ.get("VITGS_SYSTEMS", ""))
+    return version_with(system, _ROOTS[kind])
+
+
+def version_with(system: str, roots: tuple[str, ...]) -> str:
+    """The same for what only these modules work on, beside the system's own file."""
+    return _version(system, roots, os.environ.get("VITGS_SYSTEMS", ""))
 
 
 @functools.cache
-def _version(system: str, kind: Kind, extra_folders: str) -> str:
+def _version(system: str, roots: tuple[str, ...], extra_folders: str) -> str:
     start = _system_file(system, extra_folders)
-    pending, seen = [start, *filter(None, map(_file_of, _ROOTS[kind]))], dict[Path, str]()
+    pending, seen = [start, *filter(None, map(_file_of, roots))], dict[Path, str]()
     while pending:
         file = pending.pop()
         if file not in seen:
