@@ -45,6 +45,6 @@ class Ticks:
         return self._now_ns
 
 
-def reading(wall_s: float = 0.0, all_s: float | None = 0.0, own_s: float = 0.0, **counters: Any) -> Reading:
+def reading(wall_s: float = 0.0, all_s: float | None = 0.0, own_s: float = 0.0, counted_s: float | None = None, **counters: Any) -> Reading:
     """Counters at one moment."""
-    return Reading(cpu=CpuTimes(wall_s=wall_s, all_s=all_s, own_s=own_s), **counters)
+    return Reading(cpu=CpuTimes(wall_s=wall_s, all_s=all_s, own_s=own_s, counted_s=counted_s), **counters)

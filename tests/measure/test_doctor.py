@@ -151,7 +151,7 @@ def test_the_limit_is_the_one_of_measure() -> None:
 
 
 def test_an_idle_machine_is_not_an_unknown_one() -> None:
-    assert doctor_load.other_load(reading(0, 5.0, all_ticks=100), reading(1, 5.0, all_ticks=300)).level == "ok"
+    assert doctor_load.other_load(reading(0, 5.0, counted_s=1.0), reading(1, 5.0, counted_s=3.0)).level == "ok"
 
 
 def test_the_busiest_processes_are_named() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.measure.fake_host import Ticks, fake_host
-from vitgs.measure import doctor_cpu
+from vitgs.measure import doctor_cpu, machine
 
 CPUS = "sys/devices/system/cpu"
 Files = dict[str, str]
@@ -61,7 +61,7 @@ def test_boost(files: Files, level: str, remedy: str, tmp_path: Path) -> None:
     ],
 )
 def test_the_tightest_limit(files: Files, cores: float | None, tmp_path: Path) -> None:
-    assert doctor_cpu.quota_cores(fake_host(tmp_path, files)) == cores
+    assert machine.cpu_quota_cores(fake_host(tmp_path, files).root) == cores
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
+from vitgs.measure import machine
 from vitgs.measure.host import Finding, Host
 
 CPUS = "sys/devices/system/cpu"
@@ -40,34 +40,9 @@ def boost(host: Host) -> Finding:
     return Finding(check="boost", level="warn", seen="on", why=why, remedy=f"compare ratios to the anchor, or {switch}")
 
 
-def quota_cores(host: Host) -> float | None:
-    """The tightest limit of the cgroups that this process is in, in cores; None without one."""
-    return min(_quotas(host), default=None)
-
-
-def _quotas(host: Host) -> Iterator[float]:
-    places = {"sys/fs/cgroup": PurePosixPath("/"), "sys/fs/cgroup/cpu": PurePosixPath("/")}
-    for line in host.text("proc/self/cgroup").splitlines():
-        _, kinds, path = [*line.split(":", 2), "", ""][:3]
-        # A path through `..` lies outside the container's own view: only the root of the view can be read.
-        own = PurePosixPath("/" if ".." in PurePosixPath(path).parts or not path.startswith("/") else path)
-        if not kinds:
-            places |= {"sys/fs/cgroup": own, "sys/fs/cgroup/unified": own}
-        elif "cpu" in kinds.split(","):
-            places |= {f"sys/fs/cgroup/{kinds}": own, "sys/fs/cgroup/cpu": own}
-    for base, own in places.items():
-        for folder in (own, *own.parents):
-            where = f"{base}/{folder.relative_to('/')}"
-            quota, period = [*host.text(f"{where}/cpu.max").split(), "", ""][:2]
-            if not quota:
-                quota, period = host.text(f"{where}/cpu.cfs_quota_us"), host.text(f"{where}/cpu.cfs_period_us")
-            if quota.isdigit() and period.isdigit() and int(period):
-                yield int(quota) / int(period)
-
-
 def quota(host: Host) -> Finding:
     """Whether a container's limit leaves time for all threads."""
-    cores, wanted = quota_cores(host), _threads_set(host) or len(host.cores)
+    cores, wanted = machine.cpu_quota_cores(host.root), _threads_set(host) or len(host.cores)
     if cores is None:
         return Finding(check="CPU limit", level="ok", seen=f"none on {len(host.cores)} cores")
     seen = f"{cores:g} cores' worth of time for {wanted} threads"
@@ -114,7 +89,7 @@ def threads(host: Host) -> Finding:
     if count > most:
         why = "threads wait for one another's turn on a core, and every product waits for the last thread"
         return Finding(check="threads", level="warn", seen=seen, why=why, remedy=f"export OMP_NUM_THREADS={most}")
-    if count < min(most, len(_groups(host)) or most, math.floor(quota_cores(host) or most) or 1):
+    if count < min(most, len(_groups(host)) or most, math.floor(machine.cpu_quota_cores(host.root) or most) or 1):
         why = "times will be those of fewer threads than the machine has cores"
         return Finding(check="threads", level="warn", seen=seen, why=why, remedy=f"{remedy}, unless it is meant")
     return Finding(check="threads", level="ok", seen=seen)

@@ -20,7 +20,7 @@ FEWEST_FREE = 0.05  # of the memory
 
 def other_load(before: Reading, after: Reading) -> Finding:
     """Which share of all cores others use."""
-    share = foreign_share(before, after)
+    share = machine.foreign_share(before.cpu, after.cpu)
     if share is None:
         return Finding(check="other load", level="unknown", seen="this system doesn't tell how busy it is", remedy="look with `top` before measuring")
     seen = f"others use {percent(share, 0)} % of all cores{_busiest(before, after)}"
@@ -30,13 +30,6 @@ def other_load(before: Reading, after: Reading) -> Finding:
     level: Level = "unfit" if share > LIMIT else "warn"
     why = f"{limit}: they would say how busy the machine is" if share > LIMIT else f"{limit}, and this is near it"
     return Finding(check="other load", level=level, seen=seen, why=why, remedy="end the other work, or wait until it is done")
-
-
-def foreign_share(before: Reading, after: Reading) -> float | None:
-    """As `machine.foreign_share`, and 0 for a machine whose counters moved by idling alone."""
-    share = machine.foreign_share(before.cpu, after.cpu)
-    idled = before.all_ticks is not None and after.all_ticks is not None and after.all_ticks > before.all_ticks
-    return 0.0 if share is None and idled and before.cpu.all_s == after.cpu.all_s else share
 
 
 def _busiest(before: Reading, after: Reading) -> str:
