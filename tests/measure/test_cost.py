@@ -309,10 +309,28 @@ def test_a_witness_that_disagrees_and_lacks_no_operator_means_no_number() -> Non
 
 
 def test_a_difference_is_explained_by_names_only_as_far_as_they_go() -> None:
-    named = {"aten::some": Missing(macs=20), "aten::other": Missing(macs=-5, counted=5)}
+    named = {"aten::some": Missing(macs=20), "aten::other": Missing(macs=-5, counted=25)}
     low = witnesses.Witness(macs=84, left_out=named)
     assert low.explained(99, 0.01)
-    assert low.said(99, 0.01) == ("aten::some", "aten::other (counted by it alone)")
+    assert low.said(99, 0.01) == ("aten::some", "aten::other (125 % of it counted)")
     assert not low.explained(120, 0.01)
     assert low.said(120, 0.01)[2] == "differs by -17.5% with aten::some, aten::other added, no operator named"
     assert witnesses.Witness(macs=None, reason="not counted").explained(120, 0.01)
+
+
+def test_what_a_witness_counts_alone_is_no_explanation() -> None:
+    more = witnesses.Witness(macs=110, left_out={"aten::new": Missing(macs=-10, counted=10)})
+    assert not more.explained(100, 0.01)
+    assert more.said(100, 0.01) == ("aten::new (counted by it alone)", "differs by +10.0%, counts aten::new, which ours don't")
+
+
+def test_errors_of_two_operators_do_not_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Conv3d(1, 1, 1, bias=False)).eval()
+    clip = torch.zeros(1, 1, 4, 4, 8)
+    whole = cost.count(model, clip, {}).macs
+    assert whole
+    monkeypatch.setitem(formula.FORMULAS, "aten::addmm", lambda args, out: 0)
+    monkeypatch.setitem(formula.FORMULAS, "aten::convolution", lambda args, out: whole)
+    found = cost.count(model, clip, {})
+    assert found.macs is None
+    assert "addmm" in found.reason and "convolution" in found.reason

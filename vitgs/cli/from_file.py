@@ -30,37 +30,58 @@ def videos(place: str) -> list[Path]:
     return found
 
 
-def measure_files(model: nn.Module, run: Mapping[str, Any], files: list[Path], clip: Clip, *, device: str, dtype: str, seconds: float) -> EndToEnd:
-    """Times decoding, crop and normalisation, and the model at batch 1, in eager mode."""
+def readable(files: list[Path], clip: Clip) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The files that can be decoded, and the name and reason of the others, before anything is measured."""
+    from vitgs.data.video import Undecodable
+
+    good, left_out = list[Path](), list[tuple[str, str]]()
+    for file in files:
+        try:
+            frames_of(file, clip)
+            good.append(file)
+        except Undecodable as error:
+            left_out.append((file.name, str(error)))
+    if not good:
+        raise NothingToWorkOn("a video must be one that can be decoded", given=": ".join(left_out[0]), remedy="give another file")
+    return good, left_out
+
+
+def frames_of(file: Path, clip: Clip) -> Decoded:
+    """The frames of a video that `eval` takes, at the size that it crops from."""
     from vitgs.data import sampling, transforms
     from vitgs.data.folder import _STORED_PER_FRAME
-    from vitgs.data.video import Undecodable, decode
+    from vitgs.data.video import decode
+
+    stored = _STORED_PER_FRAME * clip.frames
+    among = sampling.uniform(stored, clip.frames)
+    return decode(file, lambda total: sampling.uniform(total, stored)[among], transforms.margin(clip.height), transforms.margin(clip.width))
+
+
+def measure_files(model: nn.Module, run: Mapping[str, Any], files: list[Path], clip: Clip, *, device: str, dtype: str, seconds: float) -> EndToEnd:
+    """Times decoding, crop and normalisation, and the model at batch 1, in eager mode."""
+    from vitgs.data import transforms
     from vitgs.measure import endtoend, setting
 
     where, kind = setting.device_of(device), setting.dtype_of(dtype)
-    height, width = transforms.margin(clip.height), transforms.margin(clip.width)
-    among = sampling.uniform(_STORED_PER_FRAME * clip.frames, clip.frames)
-
-    def frames(file: Path) -> Decoded:
-        try:
-            return decode(file, lambda total: sampling.uniform(total, _STORED_PER_FRAME * clip.frames)[among], height, width)
-        except Undecodable as error:
-            raise NothingToWorkOn("a video must be one that can be decoded", given=f"{file.name}: {error}", remedy="give another file") from error
 
     def pixels(video: Decoded) -> Tensor:
         return transforms.normalised([transforms.centre_crop(video.frame_THWC, clip.height, clip.width)], NORMAL).to(kind)
 
     model.to(where, kind).eval()
-    return endtoend.end_to_end(files, frames, pixels, lambda clips: model(clips, **run), device=where, seconds=seconds)
+    return endtoend.end_to_end(files, lambda file: frames_of(file, clip), pixels, lambda clips: model(clips, **run), device=where, seconds=seconds)
 
 
-def lines(found: EndToEnd | None) -> list[tuple[str, str]]:
-    """For people: the sum, its parts, and which frames each video gave."""
+def lines(found: EndToEnd | None, left_out: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """For people: the sum, its parts, which frames each video gave, and what could not be read."""
     from vitgs.numbers import interval
 
     if found is None:
         return []
     total = found.latency_ms
     parts = ", ".join(f"{name} {interval(each.value, None, None)}" for name, each in found.part_ms.items())
-    read = [(f"frames of {video.name}", f"{', '.join(map(str, video.frames))} of {video.total}, all decoded") for video in found.videos]
-    return [("end to end in ms a video", f"{interval(total.value, total.low, total.high)}: {parts}"), *read]
+    doubts = f"; with doubt: {', '.join(found.flags)}" if found.flags else ""
+    return [
+        ("end to end in ms a video, eager", f"{interval(total.value, total.low, total.high)}: {parts}{doubts}"),
+        *((f"frames of {video.name}", f"{', '.join(map(str, video.frames))} of {video.total}, all decoded") for video in found.videos),
+        *((f"left out: {name}", why) for name, why in left_out),
+    ]

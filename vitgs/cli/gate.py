@@ -43,7 +43,7 @@ def run(
     tier: Annotated[str, typer.Option("--tier", help="exact (counts alone, no noise) or all.")] = "all",
     allow: Annotated[str | None, typer.Option("--allow", metavar="A,B", help="Quantities of the exact tier that may grow.")] = None,
     allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Take the head with changes that are not committed.")] = False,
-    drift: Annotated[str | None, typer.Option("--drift", metavar="REV", help="Compare with this too, for slow drift: `tag` is the last tag.")] = None,
+    drift: Annotated[str | None, typer.Option("--drift", metavar="REV", help="Compare with this too, as long again: `tag` is the last tag.")] = None,
     repository: Repository = None,
     out: Out = None,
     as_json: options.AsJson = False,

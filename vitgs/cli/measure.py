@@ -11,7 +11,7 @@ import typer
 from vitgs.cli import options
 from vitgs.cli import show as output
 from vitgs.errors import UsageError
-from vitgs.numbers import interval, percent, quantity
+from vitgs.numbers import interval, quantity
 from vitgs.record import Clip, Estimate
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def measure(
     setting.dtype_of(dtype)
     execution = executions.Execution(backend="inductor" if compiled else None, cuda_graphs=cuda_graphs)
     executions.check(execution, setting.device_of(device))
-    files = None if videos is None else from_file.videos(videos)
     clip = Clip(frames=frames, height=resolution, width=resolution, classes=classes)
+    files, left_out = ([], []) if videos is None else from_file.readable(from_file.videos(videos), clip)
     torch.manual_seed(0)
     subject = build(model, size=size, style=style, clip=clip, given=options.settings(given), weights=weights)
     anchor = build("vit_mean", size=size, style=style, clip=clip, given={}).model if anchored else None
@@ -75,14 +75,14 @@ def measure(
             execution=execution, best_batch=best_batch,
         )  # fmt: skip
         read = None
-        if files is not None:
+        if files:
             with setting.threads(threads):
                 read = from_file.measure_files(subject.model, subject.run, files, clip, device=device, dtype=dtype, seconds=seconds)
     about = {"model": model, "size": size, "style": style, "clip": clip, "knobs": subject.knobs, "run": subject.run, "content": content}
     if as_json:
-        output.document({**about, **_document(found), "end_to_end": read})
+        output.document({**about, **_document(found), "end_to_end": read, "left_out": left_out})
         return
-    output.columns([*_lines(found), *from_file.lines(read)])
+    output.columns([*_lines(found), *from_file.lines(read, left_out)])
 
 
 def _content(kind: str, clip: Clip) -> Callable[[int], Tensor] | None:
@@ -156,15 +156,17 @@ def _lines(found: Measurement) -> list[tuple[str, str]]:
 
 
 def _ceiling(found: Measurement) -> str:
-    reached = found.ceiling_macs_per_s.value
-    if found.ceiling_share is None or reached is None:
-        return "–"
-    return f"{percent(found.ceiling_share, 0)} % of {reached / 1e9:.0f} GMACs/s, batch {found.batch}"
+    share, reached = found.ceiling_share, found.ceiling_macs_per_s.value
+    if share.value is None or reached is None:
+        return f"not given: {share.reason}"
+    return f"{interval(share.value, share.low, share.high, scale=100)} % of {reached / 1e9:.0f} GMACs/s, batch {found.batch}"
 
 
 def _batches(best: BestBatch | None) -> list[tuple[str, str]]:
     if best is None:
         return []
+    if not best.batch:
+        return [("clips/s at the best batch", f"not given: {best.clips_per_s.reason}")]
     curve = ", ".join(f"{point.batch}: {_text(point.clips_per_s)}" for point in best.tried)
     limit = " or more" if best.largest_batch >= best.limit else ""
     return [

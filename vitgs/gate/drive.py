@@ -86,7 +86,7 @@ def run(
         try:
             older = _beside(trees.older(root, drift, than=revision), cases, settings)
             notes += [f"since {_short(older.revision)}: {note}" for note in older.notes]
-        except NothingToWorkOn as error:  # the answer about the base stands without it
+        except (NothingToWorkOn, Lacks, Fails, UnfitMachine) as error:  # the answer about the base stands without it
             notes.append(f"not compared with an older revision: {error}")
     if tier == "all" and len(found.refused) < len(found.compared) and not history.load_calibration(place):
         notes.append(f"not calibrated on this machine (gate calibrate): the threshold is the suite's {suite.threshold:.0%}")

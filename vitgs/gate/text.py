@@ -23,8 +23,6 @@ _KINDS = {"regression": "WORSE", "allowed": "more, allowed", "improvement": "BET
 def tables(report: Report) -> list[Table]:
     """Title, header and rows of each table that has rows."""
     found = _tables(report, _KINDS)
-    left_out = [*report.left_out.items(), *((name, "calibrated as too noisy to be timed here") for name in report.refused)]
-    found.append(("Left out", ("case", "why"), list(left_out)))
     if report.drift:
         since = f" since {report.drift.revision[:10]} (told, never a regression)"
         found += [(title + since, header, rows) for title, header, rows in _tables(report.drift, {**_KINDS, "regression": "more"})]
@@ -33,10 +31,12 @@ def tables(report: Report) -> list[Table]:
 
 def _tables(of: Report | Compared, kinds: Mapping[str, str]) -> list[Table]:
     counted = [(kinds[f.kind], f.case, f.quantity, f.change, f.place, f.detail) for f in of.findings]
+    left_out = [*of.left_out.items(), *((name, "calibrated as too noisy to be timed here") for name in of.refused)]
     times = [(_WORDS[t.outcome], t.case, _ratio(t), f"{percent(t.threshold)} %", _rounds(t)) for t in of.timed]
     return [
         ("Counted", ("", "case", "quantity", "base -> head", "where", "what"), list(counted)),
         ("Timed", ("", "case", "head / base [95 %]", "threshold", "rounds"), list(times)),
+        ("Left out", ("case", "why"), list(left_out)),
     ]
 
 

@@ -24,8 +24,8 @@ from vitgs.gate.sides import Tree, Worker
 FEWEST_ROUNDS, MOST_ROUNDS = 12, 48
 CONFIRM_SHARE = 0.25  # of the budget, kept back for confirmation
 OVERTIME = 3.0
-# Many short blocks: what disturbs both sides for a while then cancels. On the simulated machines of tests/benchmarks/noise.py a round's spread is a
-# quarter to a half less than with 3 blocks of 10 calls, for .2 s more a case of 2 ms a call. Slow models get fewer, so that a round stays short.
+# Many short blocks: what disturbs both sides for a while then cancels. On the simulated machines of tests/benchmarks/noise.py a round's spread is
+# 15 to 65 % smaller than with 3 blocks of 10 calls. Slow models get fewer, so that a round stays short.
 CALLS = 5
 FEWEST_BLOCKS, MOST_BLOCKS, BLOCKS_S = 3, 12, 0.5
 NOISY = 0.05  # an interval that reaches further than this from its middle says nothing about a few per cent

@@ -66,8 +66,8 @@ def best_batch(
     seed: int = 0,
     limit: int | None = None,
     clock_ns: clock.Clock = time.perf_counter_ns,
-) -> BestBatch | None:
-    """Searches for about `seconds`. `call_of(n)` makes the call of one batch of n clips. None if not even one clip fits."""
+) -> BestBatch:
+    """Searches for about `seconds`. `call_of(n)` makes the call of one batch of n clips. If not even one clip fits: batch 0, and the reason."""
     limit = limit or LIMIT
     largest = largest_batch(fits, limit)
     calls: dict[str, Callable[[], object]] = {}
@@ -87,13 +87,18 @@ def best_batch(
             stopped = f"memory ran out at {size} clips"
             lost.append(Tried(batch=size, clips_per_s=Estimate.missing("out of memory")))
             break
+        except soundness.NotMeasurable as error:  # what was found until here stands
+            stopped = f"a failure at {size} clips"
+            lost.append(Tried(batch=size, clips_per_s=Estimate.missing(str(error))))
+            break
         if calls and took_s > seconds * LONGEST_CALL:
             stopped = f"time: a batch of {size} takes {took_s:.3g} s, so that a curve would take more than the {seconds:g} s given"
             break
         calls[str(size)] = call
         size *= 2
     if not calls:
-        return None
+        none = Estimate.missing(f"not even one clip fits: {stopped}")
+        return BestBatch(batch=0, clips_per_s=none, tried=tuple(lost), stopped=stopped, largest_batch=largest, limit=limit, unstable=False)
     curve = clock.time_interleaved(
         calls,
         target_half_width=CURVE_HALF_WIDTH,

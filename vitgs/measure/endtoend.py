@@ -5,6 +5,7 @@ A selector that saves operations in the model may still need every frame decoded
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vitgs.errors import UsageError
-from vitgs.measure import clock
+from vitgs.measure import clock, validity
 from vitgs.measure.setting import no_collection, synchronise
 from vitgs.record import Estimate
 
@@ -35,20 +36,25 @@ class Video(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
-    """One video: which of its `total` frames were handed on to the model."""
+    """One video: which of its `total` frames were handed on to the model, and the median milliseconds that it took."""
 
     name: str
     total: int
     frames: tuple[int, ...]
+    latency_ms: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndToEnd:
-    """Median milliseconds a video at batch 1, in all and by part, with intervals over the readings."""
+    """Milliseconds a video at batch 1, in all and by part: of each turn through the files the mean, of the turns the median with its interval.
+
+    `flags`: what befell the machine meanwhile, as in `Measurement`.
+    """
 
     latency_ms: Estimate
     part_ms: Mapping[str, Estimate]
     videos: tuple[Read, ...]
+    flags: tuple[str, ...]
 
 
 def end_to_end(
@@ -79,13 +85,19 @@ def end_to_end(
         return video, tuple((after - before) / 1e6 for before, after in pairwise(marks))
 
     with torch.inference_mode(), no_collection():
-        first = {file: once(file)[0] for file in files}
-        deadline, turns, samples = time.perf_counter() + seconds, 0, list[tuple[float, ...]]()
-        while turns < FEWEST_TURNS or time.perf_counter() < deadline:
-            samples += [once(file)[1] for file in files]
-            turns += 1
+        first = [once(file)[0] for file in files]
+        before, deadline, turns = validity.look(), time.perf_counter() + seconds, list[list[tuple[float, ...]]]()
+        while len(turns) < FEWEST_TURNS or time.perf_counter() < deadline:
+            turns.append([once(file)[1] for file in files])
+        flags = validity.judge(before, validity.look()).flags
+    by_part = [[statistics.fmean(part) for part in zip(*turn, strict=True)] for turn in turns]
+    read = [
+        Read(name=file.name, total=video.total, frames=tuple(int(i) for i in video.index_T), latency_ms=statistics.median(map(sum, own)))
+        for file, video, own in zip(files, first, zip(*turns, strict=True), strict=True)
+    ]
     return EndToEnd(
-        latency_ms=clock.estimate([sum(parts) for parts in samples]),
-        part_ms={name: clock.estimate(part) for name, part in zip(PARTS, zip(*samples, strict=True), strict=True)},
-        videos=tuple(Read(name=file.name, total=video.total, frames=tuple(int(i) for i in video.index_T)) for file, video in first.items()),
+        latency_ms=clock.estimate([sum(parts) for parts in by_part]),
+        part_ms={name: clock.estimate(part) for name, part in zip(PARTS, zip(*by_part, strict=True), strict=True)},
+        videos=tuple(read),
+        flags=flags,
     )

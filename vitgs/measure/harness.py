@@ -23,7 +23,7 @@ from vitgs.measure.clock import Timing
 from vitgs.measure.cost import Cost, CostSpread
 from vitgs.measure.energy import Energy
 from vitgs.measure.execution import EAGER, Execution, Runner
-from vitgs.measure.intervals import Percentiles, mapped, percentiles, ratio
+from vitgs.measure.intervals import Percentiles, mapped, percentiles, quotient, ratio
 from vitgs.measure.memory import Memory
 from vitgs.measure.stagetime import StageTimes, stage_times
 from vitgs.record import Clip, Estimate
@@ -55,7 +55,7 @@ class Measurement:
     throughput_to_anchor: Estimate
     realised_share: float | None
     ceiling_macs_per_s: Estimate
-    ceiling_share: float | None
+    ceiling_share: Estimate
     timings: Mapping[str, Timing]
     stages: StageTimes
     memory: Memory
@@ -115,11 +115,14 @@ def measure(
         with torch.inference_mode():
             gpu, _ = nvml.find(where)
             runners = {name: Runner(module, run if name == SUBJECT else {}, execution, where) for name, module in subjects.items()}
+            for runner in runners.values():  # compiled and captured before anybody watches who uses the cores
+                for inputs in _kinds(batches, batch).values():
+                    runner.ready(inputs)
             before, strangers, slowed = validity.look(), gpu and gpu.strangers(), gpu and gpu.slowed()
             timings = _timings(runners, batches, batch, where, seconds * (1 - STAGE_SHARE - CEILING_SHARE), target, seed)
             slowed = slowed or (gpu and gpu.slowed())
+            ceiling = _ceiling(dtype, kind, where, seconds * CEILING_SHARE)
             verdict = validity.judge(before, validity.look())
-            ceiling = selftest.products({dtype: kind}, where, seconds=seconds * CEILING_SHARE)[dtype]
             stages = stage_times(_rotating(lambda clips: model(clips, **run), batches), seconds=seconds * STAGE_SHARE, device=where)
             before = validity.look()
             found = None
@@ -150,7 +153,7 @@ def measure(
     to_anchor = {what: _to_anchor(timings, what) for what in ("latency", "throughput")}
     faster = mapped(to_anchor["throughput"], lambda r: 1 / r, "inverse of the ratio of times") if anchor is not None else to_anchor["throughput"]
     per_s = mapped(clock.estimate(throughput.blocks_ms), lambda ms: 1000 * batch / ms, "clips over the median time of a batch")
-    macs = spent.macs if spread is None else spread.mean
+    macs = None if spent.macs is None else spent.macs if spread is None else spread.mean
     return Measurement(
         cost=spent,
         cost_spread=spread,
@@ -163,7 +166,7 @@ def measure(
         throughput_to_anchor=faster,
         realised_share=faster.value * spent.macs / anchor_macs if faster.value and spent.macs and anchor_macs else None,
         ceiling_macs_per_s=ceiling,
-        ceiling_share=macs * per_s.value / ceiling.value if macs and per_s.value and ceiling.value else None,
+        ceiling_share=_share(macs, per_s, ceiling, spent.reason),
         timings=timings,
         stages=stages,
         memory=seen,
@@ -181,7 +184,7 @@ def _timings(
     runners: Mapping[str, Runner], batches: list[Tensor], batch: int, device: torch.device, seconds: float, target: float, seed: int
 ) -> dict[str, Timing]:
     """Latency at batch 1 and throughput at the batch, `<subject>_<what>`; at batch 1 they are one and the same."""
-    kinds = {"latency": [b[:1].clone() for b in batches]} | ({"throughput": batches} if batch > 1 else {})
+    kinds = _kinds(batches, batch)
     found: dict[str, Timing] = {}
     for what, inputs in kinds.items():
         calls = {name: _rotating(runner.ready(inputs), inputs) for name, runner in runners.items()}
@@ -198,6 +201,24 @@ def _timings(
     if batch == 1:
         found |= {f"{name}_throughput": found[f"{name}_latency"] for name in runners}
     return found
+
+
+def _kinds(batches: list[Tensor], batch: int) -> dict[str, list[Tensor]]:
+    return {"latency": [b[:1].clone() for b in batches]} | ({"throughput": batches} if batch > 1 else {})
+
+
+def _ceiling(dtype: str, kind: torch.dtype, device: torch.device, seconds: float) -> Estimate:
+    """What a square product reaches; a device that is too full for it has a model that was measured all the same."""
+    try:
+        return selftest.products({dtype: kind}, device, seconds=seconds)[dtype]
+    except torch.OutOfMemoryError:
+        return Estimate.missing("no memory left for the square product beside the model")
+
+
+def _share(macs: float | None, clips_per_s: Estimate, ceiling: Estimate, no_macs: str) -> Estimate:
+    if macs is None:
+        return Estimate.missing(no_macs or "no MACs")
+    return quotient(mapped(clips_per_s, lambda rate: macs * rate, "MACs a second"), ceiling, "MACs a second over the square product's")
 
 
 def _energy(call: Callable[[], object], batch: int, device: torch.device, window_s: float | None) -> Energy:

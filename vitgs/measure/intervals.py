@@ -90,6 +90,18 @@ def mapped(of: Estimate, function: Callable[[float], float], method: str) -> Est
     return Estimate(value=value, low=low, high=high, samples=tuple(map(function, of.samples)), method=method, reason=of.reason)
 
 
+def quotient(of: Estimate, by: Estimate, method: str) -> Estimate:
+    """One estimate over another that was taken apart from it: the relative half-widths add as squares."""
+    if not of.value or not by.value or of.value < 0 or by.value < 0:
+        return Estimate.missing(of.reason or by.reason or "a quotient needs two positive values")
+    value = of.value / by.value
+    ends = [end for estimate in (of, by) for end in (estimate.low, estimate.high)]
+    if any(end is None or end <= 0 for end in ends):
+        return Estimate(value=value, method=method, reason=of.reason or by.reason)
+    spread = math.hypot(*(math.log(estimate.high / estimate.low) / 2 for estimate in (of, by) if estimate.high and estimate.low))
+    return Estimate(value=value, low=value * math.exp(-spread), high=value * math.exp(spread), method=method)
+
+
 def half_width(of: Estimate) -> float:
     """Half the interval as a share of the value; infinite where there is no interval."""
     if of.value is None or of.low is None or of.high is None or of.value == 0:

@@ -201,13 +201,15 @@ def _ram_bytes() -> int | None:
 
 
 def memory_limits(root: Path = Path("/")) -> list[tuple[int, int | None]]:
-    """Limit and present use, in bytes, of each cgroup of this process that limits memory (version 2, then 1)."""
+    """Limit and present use, in bytes, of each cgroup of this process that limits memory (version 2, then 1); file pages that it would give up at
+    once are no use."""
     found = []
     for group in control_groups("memory", root):
         for most, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             limit, taken = (text_of(group / name).strip() for name in (most, used))
             if limit.isdigit() and int(limit) < UNLIMITED:
-                found.append((int(limit), int(taken) if taken.isdigit() else None))
+                idle = re.search(r"^(?:total_)?inactive_file (\d+)$", text_of(group / "memory.stat"), re.MULTILINE)
+                found.append((int(limit), max(int(taken) - int(idle[1] if idle else 0), 0) if taken.isdigit() else None))
     return found
 
 

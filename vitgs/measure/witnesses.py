@@ -47,10 +47,18 @@ _FAILURES = (RuntimeError, ValueError, TypeError, IndexError, KeyError, Attribut
 
 @dataclass(frozen=True, kw_only=True)
 class Missing:
-    """What a witness lacks of an operator: MACs by our formula (below 0 where it counts more), beside the `counted` that it does have."""
+    """What a witness lacks of an operator: MACs by our formula (below 0 where it counts more), beside the `counted` that it does have.
+
+    Of an operator that both of ours count, and alike, the witness may have another opinion: it is named. What a witness counts alone, ours may have
+    forgotten: that explains nothing.
+    """
 
     macs: int
     counted: int = 0
+
+    @property
+    def explains(self) -> bool:
+        return self.macs + self.counted > 0
 
     @property
     def how(self) -> str:
@@ -82,12 +90,15 @@ class Witness:
 
     def open(self, macs: int) -> str:
         """The difference that no name explains, in words."""
-        named = f" with {', '.join(self.left_out)} added" if self.left_out else ""
-        return f"differs by {self._with_named / max(macs, 1) - 1:+.1%}{named}, no operator named"
+        known = [operator for operator, missing in self.left_out.items() if missing.explains]
+        named = f" with {', '.join(known)} added" if known else ""
+        alone = [operator for operator, missing in self.left_out.items() if not missing.explains]
+        of = f"counts {', '.join(alone)}, which ours don't" if alone else "no operator named"
+        return f"differs by {self._with_named / max(macs, 1) - 1:+.1%}{named}, {of}"
 
     @property
     def _with_named(self) -> int:
-        return (self.macs or 0) + sum(missing.macs for missing in self.left_out.values())
+        return (self.macs or 0) + sum(missing.macs for missing in self.left_out.values() if missing.explains)
 
 
 def near(one: int, other: int, tolerance: float) -> bool:

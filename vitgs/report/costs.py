@@ -77,7 +77,7 @@ class Costs:
             batch=int(batch) if batch else None,
             uncounted=", ".join(uncounted) if isinstance(uncounted, list) else str(uncounted),
             flop_speedup=anchor / macs if anchor and macs else None,
-            ceiling_share=number(_read(row, "ceiling_share")),
+            ceiling_share=estimate(_read(row, "ceiling_share")),
         ), [row]
 
 

@@ -82,7 +82,7 @@ class Cost:
     batch: int | None = None
     uncounted: str = ""
     flop_speedup: float | None = None
-    ceiling_share: float | None = None
+    ceiling_share: Estimate = NOT_READ
 
     @property
     def conversion(self) -> float | None:

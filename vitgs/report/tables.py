@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vitgs.numbers import percent, quantity, significant
+from vitgs.numbers import quantity, significant
 from vitgs.report import cells
 from vitgs.report.cells import NONE, Cell, Column, Row, Table
 from vitgs.report.families import group_of, rank
@@ -71,7 +71,13 @@ def _columns(data_sets: Sequence[str], batch: str, *, equal: bool) -> tuple[Colu
         ),
         Column(key="flop_speedup", title="speed-up by FLOPs", group="speed", help="vit_mean's multiply-adds over this system's"),
         Column(key="conversion", title="realised / FLOP", group="speed", help="1: every operation saved is time saved"),
-        Column(key="ceiling_share", title="of the ceiling, %", group="speed", help="its multiply-adds a second over those of a square product there"),
+        Column(
+            key="ceiling_share",
+            title="of the ceiling, %",
+            group="speed",
+            interval=True,
+            help="its multiply-adds a second over those of a square product there",
+        ),
         Column(
             key="peak_live_bytes",
             title=f"peak live bytes (batch {batch})",
@@ -121,7 +127,7 @@ def _row(configuration: Configuration, points: dict[str, Point], data_sets: Sequ
         "realised_speedup": cells.estimate(cost.throughput_ratio),
         "flop_speedup": cells.number(cost.flop_speedup, cells.plain(cost.flop_speedup), "no anchor row of this size and clip", run=run),
         "conversion": cells.number(cost.conversion, cells.plain(cost.conversion), run=run),
-        "ceiling_share": cells.number(cost.ceiling_share, percent(cost.ceiling_share), "measured before this was", run=run),
+        "ceiling_share": cells.estimate(cost.ceiling_share, scale=100),
         "peak_live_bytes": cells.number(cost.peak_live_bytes, quantity(cost.peak_live_bytes, "bytes"), run=run),
         "energy_j_per_clip": cells.energy(cost.energy_j_per_clip),
         "train_core_seconds": cells.mean([t.core_seconds for t in trainings], "", run=trained),
