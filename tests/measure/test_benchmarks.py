@@ -154,12 +154,12 @@ def test_counting_some_cells_leaves_the_other_rows_and_marks_those_of_an_earlier
         return {key: value for key, value in _row(995_000).items() if key not in ("name", "cell")}
 
     monkeypatch.setattr(counters, "in_fresh_process", counted)
-    monkeypatch.setattr(counters, "code_version", lambda system, job: "first")
+    monkeypatch.setattr(counters, "version_with", lambda system, roots: "first")
     assert counters.run(_asked(tmp_path, "vit_mean", "joint"))
     assert counters.run(_asked(tmp_path, "vit_mean", "joint"))
     assert ran == ["vit_mean", "joint"]
     assert "earlier code" not in (tmp_path / "counters.md").read_text(encoding="utf-8")
-    monkeypatch.setattr(counters, "code_version", lambda system, job: "second" if system == "joint" else "first")
+    monkeypatch.setattr(counters, "version_with", lambda system, roots: "second" if system == "joint" else "first")
     assert counters.run(_asked(tmp_path, "tome"))
     text = (tmp_path / "counters.md").read_text(encoding="utf-8")
     assert "cells: 3, of which 3 are counted\n" in text
@@ -192,7 +192,7 @@ def test_flagged_comparisons_are_told_apart_from_those_that_have_to_hold() -> No
     told = self_ratio.summary(found)
     assert (told["unflagged"]["hits"], told["unflagged"]["trials"], told["unflagged"]["one_below"]) == (19, 20, 1)
     assert (told["all"]["hits"], told["flags"]) == (19, {"unstable": 3, "contaminated": 3})
-    assert self_ratio.missed(told) == []
+    assert self_ratio.missed(told, 1) == []
     text = self_ratio.table(found, SELF)
     assert "* As asked." in text
     assert "* Flagged: 3 of 23 (contaminated 3, unstable 3)." in text
@@ -202,9 +202,10 @@ def test_flagged_comparisons_are_told_apart_from_those_that_have_to_hold() -> No
 
 def test_wide_intervals_and_poor_coverage_are_not_as_asked() -> None:
     wide = self_ratio.summary([_comparison(0.9, 1.1)] * 10)
-    assert self_ratio.missed(wide) == ["holds 1 above 98 %, its interval reaches the band", "median half-width 10.0 %, above 2 %"]
+    assert self_ratio.missed(wide, 0) == ["holds 1 above 98 %, its interval reaches the band", "median half-width 10.0 %, above 2 %"]
     flagged = [_comparison(0.9, 1.1, "unstable")]
-    assert self_ratio.missed(self_ratio.summary(flagged)) == []
+    assert self_ratio.missed(self_ratio.summary(flagged), 1) == []
+    assert self_ratio.missed(self_ratio.summary(flagged), 0)
     assert "* Every row is flagged." in self_ratio.table(flagged, SELF)
 
 
