@@ -7,7 +7,8 @@ LSTM reads the full features of one frame beside what was attended (section 3.1)
 
 Losses: cross-entropy of the last step's prediction; a reward for each step whose margin, the true class's probability less the largest other, beats
 all earlier ones, by how much it does; REINFORCE for the places, with the utility as baseline; half the squared error of the utility against the
-rewards that followed, discounted by 0.9. All weights are 1.
+rewards that followed, discounted by 0.9. All weights are 1. REINFORCE's surrogate is worth nothing as a number, so the loss that is told counts minus
+the discounted reward of the rollout in its place.
 At test time (section 3.2) a clip is done when its utility was more than `margin` below its largest so far for more than `patience` times, or after
 `frames` frames, so that the cost depends on the clip; finished clips leave the batch, and frames that nobody looks at are never computed.
 
@@ -192,8 +193,14 @@ def objective(model: nn.Module, batch: Batch, progress: float, generator: torch.
     gain_KB, log_density_KB = torch.stack(gain)[:-1], torch.stack(log_density)[:-1]
     error = 0.5 * (gain_KB - wanted).square().sum(dim=0).mean()
     policy = -((wanted - gain_KB.detach()) * log_density_KB).sum(dim=0).mean()
-    parts = {"cross_entropy": loss.detach(), "utility": error.detach(), "policy": policy.detach(), "reward": wanted.sum(dim=0).mean()}
-    return Losses(total=loss + error + policy, parts=parts, logits_BC=logits[-1])
+    reward = wanted[:1].sum(dim=0).mean()
+    parts = {"cross_entropy": loss.detach(), "utility": error.detach(), "policy": policy.detach(), "reward": reward}
+    return Losses(total=loss + error + valued(policy, -reward), parts=parts, logits_BC=logits[-1])
+
+
+def valued(surrogate: Tensor, value: Tensor) -> Tensor:
+    """The gradient of `surrogate` with another value."""
+    return surrogate + (value - surrogate).detach()
 
 
 SYSTEM = System(

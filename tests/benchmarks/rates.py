@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitgs.errors import UsageError
+from vitgs.measure.shares import clopper_pearson
 from vitgs.numbers import percent
 
 
@@ -39,7 +40,5 @@ def rate(hits: int, trials: int) -> Rate:
     """The share of `trials` that were `hits`."""
     if trials < 1 or not 0 <= hits <= trials:
         raise UsageError("a rate needs trials, and no more hits than trials", given=f"{hits} of {trials}", remedy="run at least one")
-    from scipy.stats import binomtest
-
-    interval = binomtest(hits, trials).proportion_ci(confidence_level=0.95, method="exact")
-    return Rate(hits=hits, trials=trials, value=hits / trials, low=float(interval.low), high=float(interval.high))
+    low, high = clopper_pearson(hits, trials)
+    return Rate(hits=hits, trials=trials, value=hits / trials, low=low, high=high)

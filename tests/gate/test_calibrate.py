@@ -10,6 +10,7 @@ import pytest
 
 from vitgs.gate import calibrate, history
 from vitgs.gate.cases import GateCase
+from vitgs.measure.shares import clopper_pearson
 
 
 def noise(spread: float, rounds: int, seed: int) -> list[float]:
@@ -33,7 +34,7 @@ def test_alarms_are_counted() -> None:
 
 @pytest.mark.parametrize(("hits", "runs", "low", "high"), [(0, 0, 0, 1), (0, 100, 0, 0.0362), (5, 100, 0.0164, 0.1128), (3, 3, 0.2924, 1)])
 def test_clopper_pearson(hits: int, runs: int, low: float, high: float) -> None:
-    assert list(calibrate.clopper_pearson(hits, runs)) == pytest.approx([low, high], abs=1e-4)
+    assert list(clopper_pearson(hits, runs)) == pytest.approx([low, high], abs=1e-4)
 
 
 def test_a_calibration_is_kept_by_what_is_run_and_used(tmp_path: Path) -> None:

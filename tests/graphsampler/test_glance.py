@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitgs.backbone import sizes
 from vitgs.backbone.vit import Vit
 from vitgs.errors import UsageError
-from vitgs.graphsampler.glance import check_glance, half_patches
+from vitgs.graphsampler.glance import AppliedBefore, check_glance, half_patches, half_patches_through
 from vitgs.graphsampler.model import SYSTEM
 from vitgs.spec import Clip
 
@@ -38,6 +39,34 @@ def test_it_costs_a_quarter() -> None:
             look(torch.randn(1, *CLIP.shape))
         counts.append(counter.get_total_flops())
     assert counts[0] == 4 * counts[1]
+
+
+@pytest.mark.parametrize("style", ["digits", "clip"])
+def test_a_layer_behind_it_is_folded_into_its_filter(style: str) -> None:
+    torch.manual_seed(0)
+    embed = Vit(sizes.size("test"), replace(sizes.style(style), patch=4), CLIP).embed
+    if embed.patch.bias is not None:
+        torch.nn.init.normal_(embed.patch.bias)
+    layer, clip = torch.nn.Linear(sizes.size("test").width, 6), torch.randn(2, *CLIP.shape)
+    plain, folded = half_patches(embed, clip), half_patches_through(layer, embed, clip)
+    torch.testing.assert_close(folded.x_BND, layer(plain.x_BND), atol=1e-5, rtol=1e-5)
+    assert torch.equal(folded.position_BN3, plain.position_BN3)
+    weights = (embed.patch.weight, embed.position, layer.weight, layer.bias)
+    ours, theirs = (torch.autograd.grad(x.square().mean(), weights) for x in (folded.x_BND, layer(plain.x_BND)))
+    for mine, its in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_utility_is_the_same_whether_folded_or_not() -> None:
+    torch.manual_seed(0)
+    folded: Any = SYSTEM.build("test", replace(CLIP, width=32), "digits").eval()
+    whole: Any = SYSTEM.build("test", replace(CLIP, width=32), "digits", diversity=0.1).eval()
+    whole.load_state_dict(folded.state_dict())
+    clip = torch.randn(2, 3, 3, 32, 32)
+    ours, theirs = (model.utility(model._look(clip), 3) for model in (folded, whole))
+    assert isinstance(folded.utility.down, AppliedBefore) and not isinstance(whole.utility.down, AppliedBefore)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_an_odd_patch_is_refused() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitgs.errors import UnfitMachine, UsageError
-from vitgs.measure import execution
+from vitgs.measure import clock, execution, validity
 from vitgs.measure.execution import Execution, Runner
 from vitgs.measure.harness import measure
 from vitgs.measure.soundness import NotMeasurable
@@ -100,8 +100,24 @@ def test_a_measurement_says_how_it_ran() -> None:
     assert (found.settings["compile"], found.settings["cuda_graphs"]) == ("aot_eager", False)
     assert found.settings["execution"]["subject"]["graph_breaks"] == {1: 0, 2: 0}
     assert set(found.settings["execution"]["anchor"]["compile_s"]) == {1, 2}
-    first_ms = found.timings["subject_throughput"].first_call_ms
-    assert first_ms < 1000 * found.settings["execution"]["subject"]["compile_s"][2], "compiling is not part of the first call"
+
+
+def test_everything_is_compiled_before_anything_is_watched_or_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    def noted(event: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            events.append(event)
+            return function(*given, **named)
+
+        return call
+
+    monkeypatch.setattr(Runner, "_backend", noted("compiled", Runner._backend))
+    monkeypatch.setattr(validity, "look", noted("watched", validity.look))
+    monkeypatch.setattr(clock, "time_interleaved", noted("timed", clock.time_interleaved))
+    measure(Small(), clip=CLIP, run={}, anchor=Small(), batch=2, seconds=0.2, target=0.5, execution=EAGERLY)
+    assert events.count("compiled") == 4, "two models, two batches"
+    assert events.index("watched") >= 4 and events.index("timed") >= 5
 
 
 def test_what_this_machine_can_not_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

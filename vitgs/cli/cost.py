@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -118,7 +118,7 @@ def _explained(found: Cost, inside: Anatomy) -> Lines:
     yield from _uncounted(found, but=found.left_out)
 
 
-def _uncounted(found: Cost, but: Sequence[str] | Any = ()) -> Lines:
+def _uncounted(found: Cost, but: Iterable[str] = ()) -> Lines:
     named = tuple(f"{name}: " for name in (*but, *(name for name, macs in found.counters.items() if macs is None)))
     yield from (("uncounted", text) for text in found.uncounted if not text.startswith(named))
 

@@ -107,20 +107,18 @@ def _embedded(spec: str, shape: Clip) -> tuple[str, Tensor, NDArray[np.floating[
 
 def _video(name: str, shape: Clip) -> tuple[str, Tensor, NDArray[np.floating[Any]], int | None]:
     """The same of a video file, its frames and crop as `eval` takes them; the label is known when the file lies in a folder named as a class."""
-    from vitgs.data import sampling, transforms
-    from vitgs.data.folder import _STORED_PER_FRAME
-    from vitgs.data.video import Undecodable, decode
+    from vitgs.data import transforms
+    from vitgs.data.folder import evaluation_frames
+    from vitgs.data.video import Undecodable
 
     path = Path(name).expanduser()
     if not path.is_file():
         raise UsageError("a clip is digits:<task>[:number] or a video file", given=name, remedy="check the path")
-    stored = _STORED_PER_FRAME * shape.frames
-    height, width = transforms.margin(shape.height), transforms.margin(shape.width)
     try:
-        decoded = decode(path, lambda total: sampling.uniform(total, stored), height, width)
+        decoded = evaluation_frames(path, shape)
     except Undecodable as error:
         raise NothingToWorkOn("a video must be one that can be decoded", given=f"{path.name}: {error}", remedy="give another file") from error
-    bytes_THWC = transforms.centre_crop(decoded.frame_THWC[sampling.uniform(stored, shape.frames)], shape.height, shape.width)
+    bytes_THWC = transforms.centre_crop(decoded.frame_THWC, shape.height, shape.width)
     names = shape.class_names or ()
     label = path.resolve().parent.name
     return path.name, transforms.normalised([bytes_THWC], "imagenet")[0], bytes_THWC / 255, names.index(label) if label in names else None

@@ -32,12 +32,13 @@ def videos(place: str) -> list[Path]:
 
 def readable(files: list[Path], clip: Clip) -> tuple[list[Path], list[tuple[str, str]]]:
     """The files that can be decoded, and the name and reason of the others, before anything is measured."""
+    from vitgs.data.folder import evaluation_frames
     from vitgs.data.video import Undecodable
 
     good, left_out = list[Path](), list[tuple[str, str]]()
     for file in files:
         try:
-            frames_of(file, clip)
+            evaluation_frames(file, clip)
             good.append(file)
         except Undecodable as error:
             left_out.append((file.name, str(error)))
@@ -46,20 +47,10 @@ def readable(files: list[Path], clip: Clip) -> tuple[list[Path], list[tuple[str,
     return good, left_out
 
 
-def frames_of(file: Path, clip: Clip) -> Decoded:
-    """The frames of a video that `eval` takes, at the size that it crops from."""
-    from vitgs.data import sampling, transforms
-    from vitgs.data.folder import _STORED_PER_FRAME
-    from vitgs.data.video import decode
-
-    stored = _STORED_PER_FRAME * clip.frames
-    among = sampling.uniform(stored, clip.frames)
-    return decode(file, lambda total: sampling.uniform(total, stored)[among], transforms.margin(clip.height), transforms.margin(clip.width))
-
-
 def measure_files(model: nn.Module, run: Mapping[str, Any], files: list[Path], clip: Clip, *, device: str, dtype: str, seconds: float) -> EndToEnd:
     """Times decoding, crop and normalisation, and the model at batch 1, in eager mode."""
     from vitgs.data import transforms
+    from vitgs.data.folder import evaluation_frames
     from vitgs.measure import endtoend, setting
 
     where, kind = setting.device_of(device), setting.dtype_of(dtype)
@@ -67,8 +58,11 @@ def measure_files(model: nn.Module, run: Mapping[str, Any], files: list[Path], c
     def pixels(video: Decoded) -> Tensor:
         return transforms.normalised([transforms.centre_crop(video.frame_THWC, clip.height, clip.width)], NORMAL).to(kind)
 
+    def frames(file: Path) -> Decoded:
+        return evaluation_frames(file, clip)
+
     model.to(where, kind).eval()
-    return endtoend.end_to_end(files, lambda file: frames_of(file, clip), pixels, lambda clips: model(clips, **run), device=where, seconds=seconds)
+    return endtoend.end_to_end(files, frames, pixels, lambda clips: model(clips, **run), device=where, seconds=seconds)
 
 
 def lines(found: EndToEnd | None, left_out: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -15,12 +15,20 @@ from vitgs.data import sampling, transforms
 from vitgs.data.frame_cache import Frames, frames_of
 from vitgs.data.listing import Listing, Video, listing
 from vitgs.data.source import SPLITS, Clips, Split, known_split
-from vitgs.data.video import decoder
+from vitgs.data.video import Decoded, decode, decoder
 from vitgs.errors import NothingToWorkOn, UsageError, unknown
 from vitgs.record import Clip, digest
 
 _STORED_PER_FRAME = 2  # stored frames for each frame of a clip: what training's jitter draws from
 _EVALUATION_BATCH = 32
+
+
+def evaluation_frames(path: Path, clip: Clip) -> Decoded:
+    """The frames of one video that testing takes, uncropped: of the stored ones, spread evenly, the middle of each of T segments. Raises
+    `Undecodable`."""
+    stored = _STORED_PER_FRAME * clip.frames
+    chosen = sampling.uniform(stored, clip.frames)
+    return decode(path, lambda total: sampling.uniform(total, stored)[chosen], transforms.margin(clip.height), transforms.margin(clip.width))
 
 
 class VideoFolder:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitgs.gate import decide
+from vitgs.measure.shares import clopper_pearson
 
 TOO_NOISY = 0.05
 POWER = 0.9
@@ -90,18 +91,6 @@ def _case(values: Sequence[float], rounds_a_run: int, threshold: float, *, cases
         rounds=len(values), rounds_a_run=rounds_a_run, noise_floor=floor, alarms=alarms, refused=floor > TOO_NOISY,
         smallest=math.expm1(bound + reach), smallest_low=math.expm1(bound + reach * narrow), smallest_high=math.expm1(bound + reach * wide),
     )  # fmt: skip
-
-
-def clopper_pearson(hits: int, runs: int, level: float = 0.95) -> tuple[float, float]:
-    """The exact interval of a rate; [0, 1] without a run."""
-    from scipy import stats
-
-    if runs == 0:
-        return 0.0, 1.0
-    tail = (1 - level) / 2
-    low = 0.0 if hits == 0 else float(stats.beta.ppf(tail, hits, runs - hits + 1))
-    high = 1.0 if hits == runs else float(stats.beta.isf(tail, hits + 1, runs - hits))
-    return low, high
 
 
 def usable(case_shape: str, known: Mapping[str, Any], threshold: float) -> tuple[float, bool]:

@@ -78,13 +78,21 @@ def run(
     revision, head_commit = trees.commit(root, base), trees.commit(root, "HEAD")
     clean = trees.clean(root, allow_dirty=allow_dirty)
     notes = [] if clean else ["the head has changes that are not committed"]
+    since: str | None = None
+    if drift is not None:  # a revision that doesn't exist is told before any work; a clone without a tag isn't the head's fault
+        try:
+            since = trees.older(root, drift, than=revision)
+        except NothingToWorkOn as error:
+            if drift != trees.LAST_TAG:
+                raise
+            notes.append(f"not compared with an older revision: {error}")
     settings = _Settings(root=root, suite=suite, tier=tier, seconds=seconds, allowed=allowed, place=place, say=say)
     found = _beside(revision, cases, settings)
     notes += found.notes
     older: Compared | None = None
-    if drift is not None:
+    if since is not None:
         try:
-            older = _beside(trees.older(root, drift, than=revision), cases, settings)
+            older = _beside(since, cases, settings)
             notes += [f"since {_short(older.revision)}: {note}" for note in older.notes]
         except (NothingToWorkOn, Lacks, Fails, UnfitMachine) as error:  # the answer about the base stands without it
             notes.append(f"not compared with an older revision: {error}")

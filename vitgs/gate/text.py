@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vitgs.gate.calibrate import Calibrated, clopper_pearson
+from vitgs.gate.calibrate import Calibrated
 from vitgs.gate.drive import Compared, Report
 from vitgs.gate.timed import Timed
+from vitgs.measure.shares import clopper_pearson
 from vitgs.numbers import percent
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitgs.backbone.embeddings import PatchEmbed
 from vitgs.backbone.tokens import Tokens
@@ -27,6 +28,28 @@ def half_patches(embed: PatchEmbed, clip_BTCHW: Tensor) -> Tokens:
     weight = _pairs(embed.patch.weight)
     x_MDHW = F.conv2d(_pairs(clip_BTCHW.flatten(0, 1)) / 4, weight, embed.patch.bias, stride=weight.shape[-1])
     x: Tensor = x_MDHW.flatten(2).transpose(1, 2) + embed.position
+    return Tokens(x_BND=x.reshape(batch, frames * embed.count, -1), position_BN3=embed.positions(batch, frames, x))
+
+
+class AppliedBefore(nn.Linear):
+    """A layer whose weights have been applied where its input was made."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input
+
+
+def half_patches_through(layer: nn.Linear, embed: PatchEmbed, clip_BTCHW: Tensor) -> Tokens:
+    """What `layer`, D to E, makes of the tokens of `half_patches`, `(B, T*N, E)`, for about E / D of their cost.
+
+    A linear layer behind a linear filter is one filter with E outputs in the place of D, and one table of positions.
+    """
+    batch, frames = clip_BTCHW.shape[:2]
+    filter_DP = _pairs(embed.patch.weight).flatten(1) / 4
+    side = embed.patch.weight.shape[-1] // 2
+    filter_ECHW = torch.unflatten(layer.weight @ filter_DP, 1, (-1, side, side))
+    table_ND = embed.position if embed.patch.bias is None else embed.position + embed.patch.bias
+    x_MEHW = F.conv2d(_pairs(clip_BTCHW.flatten(0, 1)), filter_ECHW, stride=side)
+    x = x_MEHW.flatten(2).transpose(1, 2) + F.linear(table_ND, layer.weight, layer.bias)
     return Tokens(x_BND=x.reshape(batch, frames * embed.count, -1), position_BN3=embed.positions(batch, frames, x))
 
 

@@ -20,7 +20,7 @@ from vitgs.backbone.vit import Vit
 from vitgs.errors import UsageError
 from vitgs.graphsampler.between import run_between
 from vitgs.graphsampler.diversity import check_diversity, choose_diverse
-from vitgs.graphsampler.glance import check_glance, half_patches
+from vitgs.graphsampler.glance import AppliedBefore, check_glance, half_patches, half_patches_through
 from vitgs.graphsampler.graph import Edges, Graph, build_edges
 from vitgs.graphsampler.knobs import SPACE
 from vitgs.graphsampler.losses import objective
@@ -95,6 +95,8 @@ class GraphSampler(nn.Module):
         scored = utility == "learned" or select in ("both", "frame", "token")
         self.biased = utility == "learned"
         self.utility = Utility(size.width, self.vit.embed.rows, self.vit.embed.columns) if scored else None
+        if self.utility is not None and glance == "half" and not diversity:  # diversity compares whole tokens
+            self.utility.down = AppliedBefore(size.width, self.utility.down.out_features)
         self.time = TimeEmbed(clip.frames, size.width, style.time_init_std) if attention == "joint" or layers or memory else None
         narrow = min(size.width, GRAPH_WIDTH)
         self.graph = Graph(size.width, narrow, layers, message=message, eps=style.eps) if layers else None
@@ -206,7 +208,11 @@ class GraphSampler(nn.Module):
         """What the utility scores; None when nothing does, and then only what is kept is ever embedded."""
         if self.utility is None:
             return None
-        return self.vit.patches(clip_BTCHW) if self.glance == "patch" else half_patches(self.vit.embed, clip_BTCHW)
+        if self.glance == "patch":
+            return self.vit.patches(clip_BTCHW)
+        if isinstance(first := self.utility.down, AppliedBefore):
+            return half_patches_through(first, self.vit.embed, clip_BTCHW)
+        return half_patches(self.vit.embed, clip_BTCHW)
 
     def _encode(self, kept: Tokens, budget: float) -> Tokens:
         """The ViT over what is kept: all together, or a frame at a time."""

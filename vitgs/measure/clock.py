@@ -4,7 +4,8 @@ A block is enough calls to last 5 ms and 100 ticks of the clock; the device is w
 anchor included; ratios are taken inside a round.
 
 Stopping when an interval is narrow picks the runs in which it is narrow by luck, and these hold the truth less often than they say. Two things keep
-that small: for stopping, no series counts as better than independent blocks, and all must be narrow at two looks in a row.
+that small: for stopping, no series counts as better than independent blocks, and all must be narrow at two looks in a row. (When time is up, the
+last look alone says what is unstable.)
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from vitgs.record import Estimate
 
 Source = Literal["nvml_counter", "nvml_power_integral", "rapl"]
 POWERCAP = Path("/sys/class/powercap")
-WINDOWS = 6  # the fewest whose range is a 95 % interval of the median
+WINDOWS = 6  # the fewest that give an interval
 WINDOW_S = 5.0
 PERIODS_PER_WINDOW = 20
 SAMPLE_S = 0.02  # between two looks at the power

@@ -68,7 +68,8 @@ class Runner:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """By batch: seconds of compiling, graphs, graph breaks, seconds of capturing, largest difference from the model's own logits (a share)."""
+        """By batch: seconds of compiling (the first call less the second; fewer where the compiler finds files of an earlier run), graphs, graph
+        breaks, seconds of capturing, largest difference from the model's own logits (a share)."""
         return {name: dict(values) for name, values in self._facts.items() if values}
 
     def ready(self, batches: Sequence[Tensor]) -> Forward:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vitgs.measure.shares import clopper_pearson
 from vitgs.record import Estimate
 
 DRAWS = 2000
@@ -53,13 +54,11 @@ class Resampler:
 def percentile_interval(value: float, draws: NDArray[np.float64], method: str, *, groups: int) -> Estimate:
     """The value with the 2.5 and 97.5 % points of its draws.
 
-    All right, or all wrong: every draw is the same and the bootstrap says "sure". Then the open end is the exact one of a share of 0 or 1 among as
-    many independent groups, `0.025 ** (1 / groups)` away from the other side (Clopper and Pearson, Biometrika 26, 1934).
+    All right, or all wrong: every draw is the same and the bootstrap says "sure". Then the interval is the exact one of that share of the groups.
     """
     low, high = (float(end) for end in np.percentile(draws, (2.5, 97.5)))
     if low == high and value in (0.0, 1.0):
-        open_end = 0.025 ** (1 / groups)
-        low, high, method = (open_end, 1.0, EXACT) if value else (0.0, 1 - open_end, EXACT)
+        (low, high), method = clopper_pearson(groups if value else 0, groups), EXACT
     return Estimate(value=value, low=max(low, 0.0), high=min(high, 1.0), method=method)
 
 

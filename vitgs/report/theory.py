@@ -13,11 +13,11 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from vitgs.graphsampler.theory_gaps import Gap
 from vitgs.graphsampler.theory_sets import GREEDY_SHARE
 from vitgs.measure.intervals import FEWEST, Z_95, at_rank
+from vitgs.measure.shares import clopper_pearson
 from vitgs.record import Estimate
 from vitgs.report.bootstrap import DRAWS, Resampler
 
@@ -93,9 +93,9 @@ def share(flags: Sequence[float]) -> Estimate:
     known = [flag for flag in flags if math.isfinite(flag)]
     if not known:
         return Estimate.missing(f"defined on none of {len(flags)} clips")
-    ends = binomtest(round(sum(known)), len(known)).proportion_ci(0.95, method="exact")
+    low, high = clopper_pearson(round(sum(known)), len(known))
     method = f"share of {len(known)} clips, Clopper-Pearson"
-    return Estimate(value=sum(known) / len(known), low=float(ends.low), high=float(ends.high), method=method)
+    return Estimate(value=sum(known) / len(known), low=low, high=high, method=method)
 
 
 def median(values: Sequence[float]) -> Estimate:
