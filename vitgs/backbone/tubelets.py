@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitgs.backbone.attention import Attention
 from vitgs.backbone.block import Block
 from vitgs.backbone.embeddings import grid_of, resize_grid
 from vitgs.backbone.flax import joined
@@ -134,42 +133,23 @@ class QvLinear(nn.Linear):
         super().__init__(width, 3 * width, bias=False)
         self.bias = nn.Parameter(torch.zeros(2 * width))
 
-    def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v, each `(..., D)` in one piece, as products with the weight's thirds."""
-        bias_q, bias_v = self.bias.chunk(2)
-        query, key, value = self.weight.chunk(3)
-        return F.linear(x, query, bias_q), F.linear(x, key), F.linear(x, value, bias_v)
-
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat(self.parts(x), dim=-1)
-
-
-class QvAttention(Attention):
-    """VideoMAE's attention: q, k and v lie in one piece each. Over all tokens of a clip, fused attention reads keys and values many times, and more
-    slowly where they lie between each other."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__(width, heads)
-        self.qkv: QvLinear = QvLinear(width)
-
-    def project(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v, each `(B, h, N, d)`."""
-        q, k, v = (torch.unflatten(part, 2, (self.heads, -1)).transpose(1, 2) for part in self.qkv.parts(x_BND))
-        return q, k, v
+        q, v = self.bias.chunk(2)
+        return F.linear(x, self.weight, torch.cat([q, torch.zeros_like(q), v]))
 
 
 class OverwritingGelu(nn.GELU):
     """GELU that overwrites what it is given when no gradient is wanted: the hidden layer of an MLP is the largest tensor of a block, and fresh memory
-    for it costs more than the function."""
+    for it costs time."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) if torch.is_grad_enabled() else torch.ops.aten.gelu_(input)
 
 
 def qv_block(size: Size, style: Style) -> Block:
-    """A block of VideoMAE: the image ViT's without a bias on keys, and fast over many tokens."""
+    """A block of VideoMAE: the image ViT's without a bias on keys, and thrifty with memory."""
     block = Block(size, style)
-    block.attention = QvAttention(size.width, size.heads)
+    block.attention.qkv = QvLinear(size.width)
     if isinstance(block.mlp.act, nn.GELU):
         block.mlp.act = OverwritingGelu()
     return block
