@@ -10,7 +10,6 @@ them. Exit code 1 when one doesn't. A training of a few steps tells that a syste
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,7 +94,7 @@ def table(rows: Sequence[Record], found: Mapping[str, Entry], names: Sequence[st
         f"Mean loss of the first and of the last quarter of a training of {rows[0].job.options['recipe']['steps']} steps at one learning rate, and "
         "top-1 on test in %; bold where its 95 % interval lies above chance. It tells that a system learns, not how well: nothing was tuned, "
         "one seed ran. The loss is the system's own: `adaframe`'s has a reward in it, `vtm`'s a second cross-entropy. "
-        f"{rows[0].environment.get('cpu', '')}; {_minutes(rows):.1f} minutes from the first job's start to the last one's end. "
+        f"{rows[0].environment.get('cpu', '')}; {sum(row.seconds for row in rows) / 60:.0f} minutes of jobs, each on one core. "
         "Again: `vitgs-bench sweep --suite smoke --profile smoke-all`, then `python -m tests.benchmarks.zoo ROWS`.",
         "",
         f"* The loss falls on every task, and {LEAST_LEARNT} or more are learnt: {len(passed)} of {len(names)} systems.",
@@ -109,12 +108,6 @@ def table(rows: Sequence[Record], found: Mapping[str, Entry], names: Sequence[st
         cells = [str(entry.cells.get(task, "–")) for task in tasks]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {sum(c.learnt for c in entry.cells.values())} | {entry.failures(tasks)} |")
     return "\n".join(lines) + "\n"
-
-
-def _minutes(rows: Sequence[Record]) -> float:
-    began = [datetime.datetime.fromisoformat(row.started_utc).timestamp() for row in rows if row.started_utc]
-    ended = [datetime.datetime.fromisoformat(row.started_utc).timestamp() + row.seconds for row in rows if row.started_utc]
-    return (max(ended) - min(began)) / 60
 
 
 def main() -> int:
