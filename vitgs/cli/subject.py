@@ -18,8 +18,8 @@ from typing import Any
 from torch import nn
 
 from vitgs import registry
-from vitgs.backbone import weights as weight_files
 from vitgs.backbone.sizes import Style
+from vitgs.cli.loading import load_and_tell
 from vitgs.errors import UsageError, VitgsError
 from vitgs.record import Clip, Size
 from vitgs.spec import System
@@ -55,25 +55,9 @@ def build(reference: str, *, size: str, style: str, clip: Clip, given: Mapping[s
     system = system_of(reference)
     model = system.build(size, clip, style, **given)
     if weights is not None:
-        _load(system, model, weights)
+        load_and_tell(system, model, weights)
     run = {name: value for name, value in given.items() if system.space[name].when == "run"}
     return Subject(system=system, model=model.eval(), clip=clip, size=size, style=style, knobs=system.check(given), run=run)
-
-
-def _load(system: System, model: nn.Module, weights: str) -> None:
-    if not weights.startswith("timm:"):
-        system.load(model, weight_files.read_weights(Path(weights).expanduser()), strict=False)
-        return
-    import timm
-
-    name = weights.removeprefix("timm:")
-    if not timm.is_model(name):
-        raise UsageError("--weights timm:NAME names a model of timm", given=repr(name), remedy="see timm.list_models(pretrained=True)")
-    try:
-        state = timm.create_model(name, pretrained=True).state_dict()
-    except (OSError, RuntimeError) as error:
-        raise UsageError(f"the weights of timm's {name} must be at hand", given=error, remedy="connect once, or give a local file") from error
-    system.load(model, state, strict=False)
 
 
 def _file_module(path: Path) -> ModuleType:
