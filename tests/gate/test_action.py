@@ -59,6 +59,43 @@ def test_the_options_are_the_commands() -> None:
     assert [option for option in options if f'"{option}"' not in command] == []
 
 
-def test_what_may_grow_is_told_by_one_variable_in_the_plain_shell() -> None:
-    assert '${GATE_ALLOW:+--allow "$GATE_ALLOW"}' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+def test_what_may_grow_is_told_by_a_variable_or_by_a_line_that_holds_for_earlier_bases(tmp_path: Path) -> None:
+    """The plain shell's script, with `make` and the gate replaced by programs that tell what they were called with."""
     assert "GATE_ALLOW=" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+    def git(*arguments: str) -> str:
+        named = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(["git", *named, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    def program(path: str, text: str) -> None:
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        file.chmod(0o755)
+
+    program("bin/make", "true")
+    program(".venv/bin/vitgs-bench", 'echo "$@"')
+    program(".ci/run", "")
+    (tmp_path / ".ci" / "run").write_text((ROOT / ".ci" / "run").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "vitgs").mkdir()
+    git("init", "-q", "-b", "main")
+    commits = []
+    for text in ("first", "second", "third"):
+        (tmp_path / "vitgs" / "code.py").write_text(text, encoding="utf-8")
+        if text == "second":
+            (tmp_path / ".ci" / "allow").write_text(f"# a comment\n{commits[0]} operators,MACs for a reason\n", encoding="utf-8")
+        git("add", ".ci", "vitgs")
+        git("commit", "-q", "-m", text)
+        commits.append(git("rev-parse", "HEAD"))
+
+    def said(**environment: str) -> str:
+        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        return subprocess.run(
+            [tmp_path / ".ci" / "run"], check=True, capture_output=True, text=True, env={**os.environ, "PATH": path, **environment}
+        ).stdout.strip()
+
+    assert said() == f"gate run --base {commits[1]} --tier exact"
+    assert said(GATE_ALLOW="parameters") == f"gate run --base {commits[1]} --tier exact --allow parameters"
+    git("update-ref", "refs/remotes/origin/main", commits[0])
+    assert said() == f"gate run --base {commits[0]} --tier exact --allow operators,MACs"
+    assert said(GATE_ALLOW="parameters") == f"gate run --base {commits[0]} --tier exact --allow parameters,operators,MACs"
