@@ -79,7 +79,7 @@ def test_what_may_grow_is_told_by_a_variable_or_by_a_line_that_holds_for_earlier
     (tmp_path / ".ci" / "run").write_text((ROOT / ".ci" / "run").read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "vitgs").mkdir()
     git("init", "-q", "-b", "main")
-    commits = []
+    commits: list[str] = []
     for text in ("first", "second", "third"):
         (tmp_path / "vitgs" / "code.py").write_text(text, encoding="utf-8")
         if text == "second":
