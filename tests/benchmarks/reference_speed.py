@@ -11,14 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import cycle
+from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tests.benchmarks import reference_attention
+from tests.benchmarks.pair import Pair
 from vitgs import registry
 from vitgs.backbone import sizes
 from vitgs.measure import clock, machine, setting
@@ -27,17 +28,6 @@ from vitgs.record import Clip, Estimate, to_json
 
 CLASSES = 400
 FUSED: dict[str, Any] = {"attn_implementation": "sdpa"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """One system of ours and its reference with the same weights; both map `(B, T, C, H, W)` to logits."""
-
-    system: str
-    reference: str
-    clip: Clip
-    ours: nn.Module
-    theirs: Callable[[Tensor], Tensor]
 
 
 def _random(model: nn.Module) -> nn.Module:
@@ -71,22 +61,22 @@ def pairs(size: str, resolution: int) -> Iterator[Pair]:
         model = _random(transformers.TimesformerForVideoClassification(config))
         built = _loaded("timesformer", size, eight, model, attention=ours)
         name = f"transformers Timesformer, {theirs}, its only attention"
-        yield Pair(system=f"timesformer ({ours})", reference=name, clip=eight, ours=built, theirs=_logits(model))
+        yield Pair(system=f"timesformer ({ours})", reference=name, shape=eight.shape, ours=built, theirs=_logits(model))
 
     vivit: Any = transformers.VivitConfig(num_frames=16, tubelet_size=(2, 16, 16), **(common | FUSED))
     model = _random(transformers.VivitForVideoClassification(vivit))
     built = _loaded("vivit", size, sixteen, model)
-    yield Pair(system="vivit (model 1)", reference="transformers Vivit, sdpa", clip=sixteen, ours=built, theirs=_logits(model))
+    yield Pair(system="vivit (model 1)", reference="transformers Vivit, sdpa", shape=sixteen.shape, ours=built, theirs=_logits(model))
 
     videomae: Any = transformers.VideoMAEConfig(num_frames=16, patch_size=16, tubelet_size=2, use_mean_pooling=True, **(common | FUSED))
     model = _random(transformers.VideoMAEForVideoClassification(videomae))
     built = _loaded("videomae", size, sixteen, model)
-    yield Pair(system="videomae", reference="transformers VideoMAE, sdpa", clip=sixteen, ours=built, theirs=_logits(model))
+    yield Pair(system="videomae", reference="transformers VideoMAE, sdpa", shape=sixteen.shape, ours=built, theirs=_logits(model))
 
     swin = {"Ti": swin3d_t, "S": swin3d_s, "B": swin3d_b}[size]
     model = _random(swin(num_classes=CLASSES))
     built = _loaded("video_swin", size, sixteen, model)
-    yield Pair(system="video_swin", reference=f"torchvision {swin.__name__}", clip=sixteen, ours=built, theirs=_channels_first(model))
+    yield Pair(system="video_swin", reference=f"torchvision {swin.__name__}", shape=sixteen.shape, ours=built, theirs=_channels_first(model))
 
     import timm
 
@@ -95,7 +85,7 @@ def pairs(size: str, resolution: int) -> Iterator[Pair]:
     )
     built = registry.get("vit_mean").build(size, eight, "in21k").eval()
     registry.get("vit_mean").load(built, model.state_dict())
-    yield Pair(system="vit_mean", reference="timm ViT on each frame, logits averaged", clip=eight, ours=built, theirs=_frames(model))
+    yield Pair(system="vit_mean", reference="timm ViT on each frame, logits averaged", shape=eight.shape, ours=built, theirs=_frames(model))
 
 
 def _logits(model: Any) -> Callable[[Tensor], Tensor]:
@@ -112,7 +102,7 @@ def _frames(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def compare(pair: Pair, *, batch: int, seconds: float) -> dict[str, Any]:
     """Clips/s of both and ours over theirs, with 95 % intervals, and the largest difference of their logits."""
-    clips = [torch.randn(batch, *pair.clip.shape, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    clips = [torch.randn(batch, *pair.shape, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
     with torch.inference_mode():
         difference = float((pair.ours(clips[0]) - pair.theirs(clips[0])).abs().max())
         if difference > 1e-4:
@@ -127,7 +117,7 @@ def compare(pair: Pair, *, batch: int, seconds: float) -> dict[str, Any]:
 
     faster = mapped(ratio(timed["ours"].blocks_ms, timed["theirs"].blocks_ms), lambda r: 1 / r, "inverse of the ratio of times")
     return {
-        "system": pair.system, "reference": pair.reference, "clip": list(pair.clip.shape), "batch": batch, "logits_difference": difference,
+        "system": pair.system, "reference": pair.reference, "clip": list(pair.shape), "batch": batch, "logits_difference": difference,
         "ours_clips_per_s": to_json(speed("ours")), "theirs_clips_per_s": to_json(speed("theirs")), "ours_over_theirs": to_json(faster),
         "blocks_ms": {name: timing.blocks_ms for name, timing in timed.items()},
         "unstable": any(timing.unstable for timing in timed.values()),
@@ -144,7 +134,7 @@ def table(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
         f"{about['machine']['cpu']}, torch {about['machine']['versions']['torch']}. 95 % intervals. By: `python -m tests.benchmarks.reference_speed "
         f"--size {about['size']} --batch {about['batch']}`.",
         "",
-        "| system | reference | clip | ours, clips/s | theirs, clips/s | ours / theirs | largest difference of logits | |",
+        "| system | reference | input | ours, clips/s | theirs, clips/s | ours / theirs | largest difference of outputs | |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -166,13 +156,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=40.0, help="of timing a pair")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", nargs="+", metavar="SYSTEM", help="these alone; the rows of others stay as they are in --out")
     parser.add_argument("--out", type=Path, default=Path("reference-speed.json"))
     parser.add_argument("--table", type=Path, default=Path("reference-speed.md"))
     given = parser.parse_args()
     about = {"size": given.size, "batch": given.batch, "threads": given.threads, "machine": machine.describe()}
-    rows = []
+    rows = json.loads(given.out.read_text(encoding="utf-8"))["rows"] if given.only and given.out.exists() else []
     with setting.threads(given.threads):
-        for pair in pairs(given.size, given.resolution):
+        for pair in chain(pairs(given.size, given.resolution), reference_attention.pairs(given.size, given.resolution)):
+            if given.only and not any(pair.system.startswith(name) for name in given.only):
+                continue
+            rows = [row for row in rows if row["system"] != pair.system]
             rows.append(compare(pair, batch=given.batch, seconds=given.seconds))
             print(table(rows[-1:], about).splitlines()[-1], flush=True)
     given.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
