@@ -34,7 +34,7 @@ def test_a_system_passes_when_its_loss_falls_everywhere_and_it_learns_two_tasks(
     assert found["stuck"].failures(("a", "b")) == "loss did not fall on a; 1 learnt"
     text = table(good + stuck, found, ("good", "stuck", "absent"))
     assert "1 of 3 systems" in text
-    assert "3 minutes of jobs" in text
+    assert "6 minutes of jobs" in text
     assert "| good | 1.00 → 0.50, **50.0** | 1.00 → 0.90, **30.0** | 2 |  |" in text
     assert "| absent | – | – | 0 | loss did not fall on a, b; 0 learnt |" in text
 
