@@ -148,6 +148,21 @@ def _with_interval(estimate: dict[str, Any]) -> str:
     return f"{estimate['value']:.3g} ({estimate['low']:.3g}–{estimate['high']:.3g})"
 
 
+def _of_others(file: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that a file has already; they must have been taken as those that join them."""
+    if not file.exists():
+        return []
+    known = json.loads(file.read_text(encoding="utf-8"))
+
+    def taken(how: dict[str, Any]) -> tuple[Any, ...]:
+        return how["size"], how["batch"], how["threads"], how["machine"]["machine"], how["machine"]["versions"]["torch"]
+
+    if taken(known) != taken(about):
+        raise SystemExit(f"rows of one table must be of one size, batch, threads, machine and torch; given: {taken(about)} beside {taken(known)}")
+    rows: list[dict[str, Any]] = known["rows"]
+    return rows
+
+
 def main() -> None:
     """Compares all pairs, and writes records and table."""
     parser = argparse.ArgumentParser(description="How fast ours are beside the public implementations.")
@@ -161,14 +176,18 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=Path("reference-speed.md"))
     given = parser.parse_args()
     about = {"size": given.size, "batch": given.batch, "threads": given.threads, "machine": machine.describe()}
-    rows = json.loads(given.out.read_text(encoding="utf-8"))["rows"] if given.only and given.out.exists() else []
+    rows = _of_others(given.out, about) if given.only else []
+    done = 0
     with setting.threads(given.threads):
         for pair in chain(pairs(given.size, given.resolution), reference_attention.pairs(given.size, given.resolution)):
             if given.only and not any(pair.system.startswith(name) for name in given.only):
                 continue
+            done += 1
             rows = [row for row in rows if row["system"] != pair.system]
             rows.append(compare(pair, batch=given.batch, seconds=given.seconds))
             print(table(rows[-1:], about).splitlines()[-1], flush=True)
+    if not done:
+        raise SystemExit(f"--only names systems that are timed here; given: {', '.join(given.only)}; see the first column of the table")
     given.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     given.table.write_text(table(rows, about), encoding="utf-8")
 

@@ -27,9 +27,9 @@ def load_and_tell(system: System, model: nn.Module, weights: str) -> LoadReport:
     unlike = _words(report.unexpected, "left over") + _words(report.missing, "missing") + _words(elsewhere, "of another shape")
     if report.layout == OWN.name and unlike:
         raise UsageError(
-            "a checkpoint of ours must be of this system, built with the same size, frames and knobs",
+            "a checkpoint under our own names must be of this system, built with the same size, frames and knobs",
             given=f"{weights}: {'; '.join(unlike)}",
-            remedy="take those of the .json beside it",
+            remedy="take those that it was trained with (its .json, if `train` wrote it)",
         )
     if any(".blocks." in line for line in elsewhere):
         raise UsageError(
