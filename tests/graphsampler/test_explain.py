@@ -7,8 +7,9 @@ import torch
 
 from vitgs.backbone.tokens import Tokens
 from vitgs.errors import UsageError
+from vitgs.graphsampler.edges import build_edges, neighbours
 from vitgs.graphsampler.explain import KINDS, Explanation, edge_kinds, explain, layer_weights, memory_trace
-from vitgs.graphsampler.graph import GraphLayer, build_edges, neighbours
+from vitgs.graphsampler.graph import GraphLayer
 from vitgs.graphsampler.memory import MemoryBank, pool_by_frame
 from vitgs.graphsampler.model import SYSTEM, GraphSampler
 from vitgs.graphsampler.select import choose

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from vitgs.graphsampler.graph import Graph, build_edges, chunked_candidates, nearness, neighbours, relative_features
+from vitgs.graphsampler import edges as edges_module
+from vitgs.graphsampler.edges import blocks, build_edges, nearness, neighbours, relative_features
+from vitgs.graphsampler.graph import Graph
 
 
 def nodes(frames: int, tokens: int, width: int = 16, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,7 +39,36 @@ def test_chunks_that_do_not_fill_up_lose_no_node() -> None:
     edges = build_edges(appearance, position, k=3, temporal=1, chunk=4, window=1)
     assert edges.node_BSE.shape[:2] == (2, 10)
     assert int(edges.node_BSE.max()) < 10 and int(edges.node_BSE.min()) >= 0
-    assert (chunked_candidates(10, 4, 1, torch.device("cpu")) < 10).all()
+
+
+def test_blocks_hold_every_node_once_and_see_all_that_its_chunk_may_see() -> None:
+    for count, chunk, window, most in ((21, 3, 2, 1000), (21, 3, 2, 4), (10, 4, 1, 3), (10, 4, 0, 7), (128 * 5, 5, 8, 1000)):
+        found = list(blocks(count, chunk, window, most))
+        assert [node for block in found for node in range(block.first, block.last)] == list(range(count))
+        for block in found:
+            assert block.last - block.first <= most
+            for node in range(block.first, block.last):
+                wanted = range(count) if not window else range((node // chunk - window) * chunk, (node // chunk + window + 1) * chunk)
+                assert block.low <= max(wanted.start, 0) and block.high >= min(wanted.stop, count)
+            assert not window or block.high - block.low <= (3 * window + 2) * chunk
+
+
+@pytest.mark.parametrize("window", [0, 1, 2])
+@pytest.mark.parametrize("message", ["attention", "mean"])
+def test_small_blocks_change_no_edge_and_no_message(window: int, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    appearance, position = nodes(frames=7, tokens=3)
+    graph = Graph(16, 16, 2, message=message, eps=1e-6).double()
+    bias = torch.randn(2, 21).double()
+    results = []
+    for cached in (2**20, 150):
+        monkeypatch.setattr(edges_module, "CACHED", cached)
+        x = appearance.double().requires_grad_()
+        edges = build_edges(x, position.double(), k=4, temporal=2, chunk=3, window=window)
+        out = graph(x, edges, bias)
+        (gradient,) = torch.autograd.grad(out.square().sum(), x)
+        results.append((edges.node_BSE, edges.valid_BSE, edges.similarity_BSE, edges.relative_BSER, out, gradient))
+    for whole, blocked in zip(*results, strict=True):
+        assert whole.dtype == blocked.dtype and torch.allclose(whole.double(), blocked.double(), atol=1e-12)
 
 
 def test_a_node_is_its_own_first_neighbour_and_never_meets_its_own_frame() -> None:
@@ -110,10 +142,10 @@ def test_equally_near_nodes_have_equal_nearness() -> None:
     exact = (position.unsqueeze(2) - position.unsqueeze(1)).double().mul(torch.tensor([4.0, 1.0, 1.0])).square().sum(dim=-1)
     queries = position + torch.tensor([90.0, 0.0, 0.0])
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        near = nearness(queries.unsqueeze(1).to(dtype), queries.unsqueeze(1).to(dtype)).squeeze(1).double()
+        near = nearness(queries.to(dtype), queries.to(dtype)).double()
         assert torch.equal(near - near.diagonal(dim1=1, dim2=2).unsqueeze(2), -exact)
     with torch.autocast("cpu", torch.bfloat16):
-        near = nearness(queries.unsqueeze(1), queries.unsqueeze(1)).squeeze(1).double()
+        near = nearness(queries, queries).double()
     assert torch.equal(near - near.diagonal(dim1=1, dim2=2).unsqueeze(2), -exact)
 
 

@@ -15,7 +15,7 @@ from vitgs.backbone.readout import AttentionReadout
 from vitgs.backbone.tokens import Tokens
 from vitgs.errors import UsageError
 from vitgs.graphsampler.causal import blank_memory, causal_edges, joined, pool_nodes, remember
-from vitgs.graphsampler.graph import build_edges
+from vitgs.graphsampler.edges import build_edges
 from vitgs.graphsampler.memory import MemoryBank
 from vitgs.graphsampler.model import SYSTEM, GraphSampler
 from vitgs.graphsampler.onepass import whole

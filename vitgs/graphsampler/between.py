@@ -8,7 +8,8 @@ from torch import Tensor
 from vitgs.backbone.stages import stage
 from vitgs.backbone.tokens import Tokens
 from vitgs.backbone.vit import Vit
-from vitgs.graphsampler.graph import Edges, Graph
+from vitgs.graphsampler.edges import Edges
+from vitgs.graphsampler.graph import Graph
 
 PLACES = ("behind", "between")
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from vitgs.backbone.readout import AttentionReadout
 from vitgs.backbone.tokens import Tokens
-from vitgs.graphsampler.graph import FRAME_CELLS, Edges, GraphLayer, build_edges, neighbours, relative_features
+from vitgs.graphsampler.edges import FRAME_CELLS, Edges, build_edges, neighbours, relative_features
+from vitgs.graphsampler.graph import GraphLayer, pass_messages
 from vitgs.graphsampler.memory import MemoryBank, gap_features, pool_by_frame
 
 # Similarities closer than this are a tie: rounding, which differs with the shape of a product, must not pick neighbours.
@@ -35,7 +36,7 @@ def best(score_BSA: Tensor, order_A: Tensor, closed_BSA: Tensor, count: int) -> 
 
 
 def squared_distance(position_BS3: Tensor, other_BA3: Tensor) -> Tensor:
-    """How far apart in time and place, in whole squared cells, `(B, S, A)`: what `graph.nearness` ranks by, without rounding."""
+    """How far apart in time and place, in whole squared cells, `(B, S, A)`: what `edges.nearness` ranks by, without rounding."""
     here, there = position_BS3.long().unsqueeze(-2), other_BA3.long().unsqueeze(-3)
     t, y, x = (here - there).square().unbind(-1)
     return int(FRAME_CELLS**2) * t + y + x
@@ -71,18 +72,9 @@ def causal_edges(appearance_BAD: Tensor, position_BA3: Tensor, own: int, *, k: i
 
 def listen(layer: GraphLayer, x_BSD: Tensor, past_BPX: Tensor | None, edges: Edges, logit_BSEh: Tensor) -> tuple[Tensor, Tensor]:
     """A chunk's nodes after one round `(B, S, D)`, and what they said in it `(B, S, X)`: keys and values, or values alone for mean messages."""
-    projected = layer.qkv(layer.norm1(x_BSD))
-    said_BSX = projected[..., -2 * layer.graph_width :].contiguous()
-    heard_BSEX = neighbours(said_BSX if past_BPX is None else torch.cat([past_BPX, said_BSX], dim=1), edges.node_BSE)
-    if layer.message == "attention":
-        query_BS1X = projected[..., : layer.graph_width].unsqueeze(2) * (layer.graph_width // layer.heads) ** -0.5
-        key_BSEX, heard_BSEX = heard_BSEX.chunk(2, dim=-1)
-        logit_BSEh = logit_BSEh + torch.unflatten(query_BS1X * key_BSEX, -1, (layer.heads, -1)).sum(dim=-1)
-    weight_BSEh = logit_BSEh.softmax(dim=2)
-    message_BSX = torch.einsum("bseh,bsehd->bshd", weight_BSEh, torch.unflatten(heard_BSEX, -1, (layer.heads, -1))).flatten(2)
-    relative_BSX = torch.einsum("bseh,bser->bshr", weight_BSEh, edges.relative_BSER).flatten(2)
-    x_BSD = x_BSD + layer.output(message_BSX + layer.relative_value(relative_BSX))
-    return x_BSD + layer.feed(layer.norm2(x_BSD)), said_BSX
+    query_BSD, said_BSX = layer.say(x_BSD)
+    said_BAX = said_BSX if past_BPX is None else torch.cat([past_BPX, said_BSX], dim=1)
+    return layer.take(x_BSD, *pass_messages(said_BAX, edges, logit_BSEh, query_BSD)), said_BSX
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from vitgs.backbone.tokens import Tokens, without_prefix
-from vitgs.graphsampler.graph import Edges, Graph, GraphLayer, neighbours
+from vitgs.graphsampler.edges import Edges, neighbours
+from vitgs.graphsampler.graph import Graph, GraphLayer
 from vitgs.graphsampler.memory import MemoryBank, _since_last, gap_features, pool_by_frame
 from vitgs.graphsampler.model import TEMPORAL_EDGES, GraphSampler
 from vitgs.reduction.selection import check_budget

@@ -1,126 +1,41 @@
-"""The graph over kept tokens: who is whose neighbour, and how messages pass. Pure functions for the edges, modules for what is learned.
+"""Message passing over the graph of kept tokens: the round of messages as a pure function, and modules for what is learned.
 
-Nodes are in time order and cut into chunks; a node looks for neighbours in its own chunk and `window` chunks to either side, so the search is
-linear in the number of frames. Edges are the k most similar nodes of other frames (by the appearance of their patches) and the nearest nodes in time.
+Whose neighbour a node is, is in `edges.py`.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import dataclass
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Relative features in units of order 1: frames, half cells, and velocity in twelfths of a cell a frame. Smaller units made the graph useless.
-RELATIVE_SCALE = (1.0, 2.0, 2.0, 12.0, 12.0, 1.0)
-RELATIVE = len(RELATIVE_SCALE)
-# What a frame away counts for among temporal neighbours, in cells.
-FRAME_CELLS = 4.0
-# Parts of a cell and of a frame that positions are told apart by when distances are compared.
-GRID = 2
+from vitgs.graphsampler.edges import RELATIVE, Edges, block_rows, flat_nodes, neighbours
 
 
-@dataclass(frozen=True)
-class Edges:
-    """`node_BSE`: the neighbours of each node, itself first; `valid_BSE`: False for a place that no neighbour fills.
+def pass_messages(said_BAX: Tensor, edges: Edges, logit_BSEh: Tensor, query_BSD: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What each node hears `(B, S, D)`, and where from: its neighbours' relative features averaged for each head, `(B, S, h * 6)`.
 
-    `similarity_BSE`: cosine of appearance; `relative_BSER`: where and when the neighbour is, seen from the node.
+    a_ij = softmax_j(q_i . k_j / sqrt(d) + e_ij); heard_i = sum_j a_ij v_j; from_i = sum_j a_ij rel_ij. `said_BAX` holds the keys and values of all
+    nodes side by side, or with no `query_BSD` the values alone, and then edges weigh e_ij. It goes by blocks of nodes, which a cache holds.
     """
-
-    node_BSE: Tensor
-    valid_BSE: Tensor
-    similarity_BSE: Tensor
-    relative_BSER: Tensor
-
-
-def chunked_candidates(count: int, chunk: int, window: int, device: torch.device) -> Tensor:
-    """The candidates of each chunk as node indices, `(chunks, (2 window + 1) chunk)`; -1 where there is none. `window` 0: every node."""
-    chunks = -(-count // chunk)
-    if window == 0 or window >= chunks - 1:
-        return torch.arange(count, device=device).expand(1, count)
-    first = (torch.arange(chunks, device=device) - window) * chunk
-    index = first[:, None] + torch.arange((2 * window + 1) * chunk, device=device)
-    return torch.where((index >= 0) & (index < count), index, -1)
-
-
-def relative_features(position_BS3: Tensor, other_BSE3: Tensor) -> Tensor:
-    """(dt, dy, dx, dy/dt, dx/dt, squared distance) scaled to order 1 and squashed gently, `(B, S, E, 6)`."""
-    delta = other_BSE3 - position_BS3.unsqueeze(2)
-    dt, dyx = delta[..., :1], delta[..., 1:]
-    velocity = dyx / torch.where(dt == 0, torch.ones_like(dt), dt)
-    squared = dyx.square().sum(dim=-1, keepdim=True)
-    scaled = torch.cat([dt, dyx, velocity, squared], dim=-1) * delta.new_tensor(RELATIVE_SCALE)
-    return torch.asinh(scaled)
-
-
-def nearness(position_BCQ3: Tensor, other_BCW3: Tensor) -> Tensor:
-    """How near candidates are in time and place, `(B, C, Q, W)`: minus the squared distance in cells, up to a term of the node's own.
-
-    Exact for chunks that see up to 360 frames: positions count from the chunk's first node in half cells and half frames, so every term is a whole
-    multiple of a quarter and every sum is below 2^24 of them. Rounding thus tells no two equally near nodes apart, whatever the time of the clip.
-    """
-    # Float32 in every precision of the model: halves couldn't hold the sums, and autocast, which meta tensors don't have, would make halves of them.
-    device = position_BCQ3.device.type
-    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
-        first = position_BCQ3[:, :, :1]
-        scale = torch.tensor((FRAME_CELLS, 1.0, 1.0), device=first.device)
-        here, there = (((value - first).float() * GRID).round() * (scale / GRID) for value in (position_BCQ3, other_BCW3))
-        return 2 * here @ there.transpose(2, 3) - there.square().sum(dim=-1).unsqueeze(2)
-
-
-def build_edges(appearance_BSD: Tensor, position_BS3: Tensor, *, k: int, temporal: int, chunk: int, window: int) -> Edges:
-    """Edges of every node: itself, its `k` most similar and its `temporal` nearest nodes of other frames among its candidates.
-
-    Selection has no gradient. Cost O(S W (D + 3)) for W candidates a node, W fixed by chunk and window.
-    """
-    with torch.no_grad():
-        count = appearance_BSD.shape[1]
-        unit = F.normalize(appearance_BSD - appearance_BSD.mean(dim=1, keepdim=True), dim=-1)
-        candidate_CW = chunked_candidates(count, chunk, window, unit.device)
-        chunks = candidate_CW.shape[0]
-        own = chunk if chunks > 1 else count
-
-        def by_chunk(value_BSX: Tensor) -> Tensor:
-            return torch.unflatten(F.pad(value_BSX, (0, 0, 0, chunks * own - count)), 1, (chunks, own))
-
-        def candidates(value_BSX: Tensor) -> Tensor:
-            return value_BSX[:, candidate_CW.clamp_min(0)] if chunks > 1 else value_BSX.unsqueeze(1)
-
-        queries, others = by_chunk(position_BS3), candidates(position_BS3)
-        closed = queries[..., :1] == others[..., 0].unsqueeze(2)
-        if chunks > 1:
-            closed = closed | (candidate_CW < 0).unsqueeze(1)
-        similarity = by_chunk(unit) @ candidates(unit).transpose(2, 3)
-        lowest = torch.finfo(similarity.dtype).min
-        like = similarity.masked_fill_(closed, lowest).topk(min(k, closed.shape[3]), dim=3)
-        closeness = nearness(queries, others)
-        furthest = torch.finfo(closeness.dtype).min
-        near = closeness.masked_fill_(closed, furthest).topk(min(temporal, closed.shape[3]), dim=3)
-        # A temporal neighbour that is also among the most similar counts once.
-        twice = (near.indices.unsqueeze(4) == like.indices.unsqueeze(3)).any(dim=4)
-        valid = torch.cat([like.values > lowest, (near.values > furthest) & ~twice], dim=3)
-        place = torch.cat([like.indices, near.indices], dim=3)
-        alike = torch.cat([like.values, similarity.gather(3, near.indices)], dim=3)
-        node = place if chunks == 1 else candidate_CW[torch.arange(chunks, device=place.device)[:, None, None], place].clamp_min(0)
-        node, valid, alike = (value.flatten(1, 2)[:, :count] for value in (node, valid, alike))
-        itself = torch.arange(count, device=node.device)[None, :, None].expand(node.shape[0], -1, 1)
-        node = torch.cat([itself, node], dim=2)
-        return Edges(
-            node_BSE=node,
-            valid_BSE=F.pad(valid, (1, 0), value=True),
-            similarity_BSE=F.pad(alike, (1, 0), value=1.0).masked_fill(~F.pad(valid, (1, 0), value=True), 0.0),
-            relative_BSER=relative_features(position_BS3, neighbours(position_BS3, node)),
-        )
-
-
-def neighbours(value_BSD: Tensor, node_BSE: Tensor) -> Tensor:
-    """The values of each node's neighbours, `(B, S, E, D)`."""
-    batch, count, width = value_BSD.shape
-    if batch > 1:
-        node_BSE = node_BSE + torch.arange(batch, device=node_BSE.device)[:, None, None] * count
-    return value_BSD.reshape(batch * count, width).index_select(0, node_BSE.flatten()).view(*node_BSE.shape, width)
+    (batch, count, places, heads), width = logit_BSEh.shape, said_BAX.shape[2]
+    said_NX, node_SE = said_BAX.reshape(-1, width), flat_nodes(edges.node_BSE, said_BAX.shape[1]).flatten(0, 1)
+    logit_SEh, relative_SER = logit_BSEh.flatten(0, 1), edges.relative_BSER.flatten(0, 1)
+    query_Shd = None if query_BSD is None else torch.unflatten(query_BSD.flatten(0, 1), -1, (heads, -1))
+    rows = block_rows(places * width, said_BAX.device)
+    heard = []
+    for first in range(0, batch * count, rows):
+        block = slice(first, first + rows)
+        said_SEX = said_NX.index_select(0, node_SE[block].flatten()).view(-1, places, width)
+        score_SEh, value_SEX = logit_SEh[block], said_SEX
+        if query_Shd is not None:
+            key_SEX, value_SEX = said_SEX.chunk(2, dim=2)
+            scaled_S1hd = (query_Shd[block] * query_Shd.shape[2] ** -0.5).unsqueeze(1)
+            score_SEh = score_SEh + (torch.unflatten(key_SEX, 2, (heads, -1)) * scaled_S1hd).sum(dim=3)
+        weight_SEh = score_SEh.softmax(dim=1)
+        message_SD = (torch.unflatten(value_SEX, 2, (heads, -1)) * weight_SEh.unsqueeze(3)).sum(dim=1).flatten(1)
+        heard.append((message_SD, (weight_SEh.transpose(1, 2) @ relative_SER[block]).flatten(1)))
+    message, source = heard[0] if len(heard) == 1 else (torch.cat(part) for part in zip(*heard, strict=True))
+    return torch.unflatten(message, 0, (batch, count)), torch.unflatten(source, 0, (batch, count))
 
 
 class EdgeLogits(nn.Module):
@@ -160,24 +75,22 @@ class GraphLayer(nn.Module):
 
     def forward(self, x_BSD: Tensor, edges: Edges, logit_BSEh: Tensor) -> Tensor:
         """Nodes `(B, S, D)` after one round."""
+        query_BSD, said_BSX = self.say(x_BSD)
+        return self.take(x_BSD, *pass_messages(said_BSX, edges, logit_BSEh, query_BSD))
+
+    def say(self, x_BSD: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The nodes' queries, None for mean messages, and what they say to their neighbours: keys and values, or values alone."""
         projected = self.qkv(self.norm1(x_BSD))
-        if self.message == "attention":
-            query, key_value = projected.split((self.graph_width, 2 * self.graph_width), dim=-1)
-            key, value = neighbours(key_value, edges.node_BSE).chunk(2, dim=-1)
-            q_BS1hd = self._heads(query * (self.graph_width // self.heads) ** -0.5).unsqueeze(2)
-            logit_BSEh = logit_BSEh + (self._heads(key) * q_BS1hd).sum(dim=-1)
-        else:
-            value = neighbours(projected, edges.node_BSE)
-        weight_BSEh = logit_BSEh.softmax(dim=2)
-        gathered = (self._heads(value) * weight_BSEh.unsqueeze(-1)).sum(dim=2).flatten(2)
-        # R is linear, so the relative features are averaged first and projected once a node.
-        relative = (weight_BSEh.transpose(2, 3) @ edges.relative_BSER).flatten(2)
-        x_BSD = x_BSD + self.output(gathered + self.relative_value(relative))
+        if self.message == "mean":
+            return None, projected
+        query_BSD, said_BSX = projected.split((self.graph_width, 2 * self.graph_width), dim=-1)
+        return query_BSD, said_BSX
+
+    def take(self, x_BSD: Tensor, message_BSD: Tensor, source_BSX: Tensor) -> Tensor:
+        """Nodes after what `pass_messages` made them hear. R is linear, so the relative features are averaged first and projected once a node."""
+        x_BSD = x_BSD + self.output(message_BSD + self.relative_value(source_BSX))
         out: Tensor = x_BSD + self.feed(self.norm2(x_BSD))
         return out
-
-    def _heads(self, value: Tensor) -> Tensor:
-        return torch.unflatten(value, -1, (self.heads, -1))
 
 
 class Graph(nn.Module):

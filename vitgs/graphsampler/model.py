@@ -20,8 +20,9 @@ from vitgs.backbone.vit import Vit
 from vitgs.errors import UsageError
 from vitgs.graphsampler.between import run_between
 from vitgs.graphsampler.diversity import check_diversity, choose_diverse
+from vitgs.graphsampler.edges import Edges, build_edges
 from vitgs.graphsampler.glance import AppliedBefore, check_glance, half_patches, half_patches_through
-from vitgs.graphsampler.graph import Edges, Graph, build_edges
+from vitgs.graphsampler.graph import Graph
 from vitgs.graphsampler.knobs import SPACE
 from vitgs.graphsampler.losses import objective
 from vitgs.graphsampler.memory import MemoryBank

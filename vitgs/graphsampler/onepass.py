@@ -19,7 +19,7 @@ from torch import Tensor
 from vitgs.backbone.readout import MeanReadout
 from vitgs.backbone.tokens import Tokens, gather, rows, without_prefix
 from vitgs.graphsampler.causal import SIMILARITY_STEPS, best, squared_distance
-from vitgs.graphsampler.graph import Edges, build_edges, neighbours, relative_features
+from vitgs.graphsampler.edges import Edges, build_edges, neighbours, relative_features
 from vitgs.graphsampler.model import TEMPORAL_EDGES, GraphSampler
 from vitgs.graphsampler.select import choose, kept_shape
 from vitgs.graphsampler.stream import Grid, grid_of
