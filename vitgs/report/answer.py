@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vitgs.numbers import interval, significant
-from vitgs.report.best import leaders_by_system
+from vitgs.report.best import leaders_by_system, system_of
 from vitgs.report.compare import Verdict, better_rule, equal_macs, tied_with
 from vitgs.report.points import ANCHOR, METHOD, Book, Point
 
@@ -18,12 +18,13 @@ SHARES = ((0.15, "15 %"), (0.3, "30 %"), (0.6, "60 %"), (1.0, "100 %"))
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """The best at no more than `macs`. `ties` can't be told from `leader`."""
+    """The best at no more than `macs`. `ties` can't be told from `leader`. `names`: of the competitors that these are, the leader's first."""
 
     share: str
     macs: float
     leader: Point | None
     ties: tuple[Point, ...]
+    names: tuple[str, ...]
 
     @property
     def leader_text(self) -> str:
@@ -62,7 +63,9 @@ def answers(book: Book) -> list[Answer]:
 def _answer(machine: str, data: str, points: Sequence[Point]) -> Answer:
     anchor = max((p.cost.macs or 0.0 for p in points if p.configuration.system == ANCHOR), default=None)
     full = anchor if anchor is not None else max(p.cost.macs or 0.0 for p in points)
-    levels = tuple(_level(points, share * full, text) for share, text in SHARES)
+    # In an ablation of one system its forms compete.
+    competitor = system_of if len({system_of(p) for p in points}) > 1 else _series_of
+    levels = tuple(_level(points, share * full, text, competitor) for share, text in SHARES)
     verdicts = tuple(equal_macs(points))
     return Answer(
         machine=machine,
@@ -73,10 +76,17 @@ def _answer(machine: str, data: str, points: Sequence[Point]) -> Answer:
     )
 
 
-def _level(points: Sequence[Point], macs: float, share: str) -> Level:
+def _series_of(point: Point) -> str:
+    return point.name.series
+
+
+def _level(points: Sequence[Point], macs: float, share: str, competitor: Callable[[Point], str]) -> Level:
     # A hair of room, so that the anchor itself is within its own compute.
-    leaders = leaders_by_system([p for p in points if (p.cost.macs or 0.0) <= macs * (1 + 1e-9)])
-    return Level(share=share, macs=macs, leader=leaders[0] if leaders else None, ties=tuple(tied_with(leaders[0], leaders[1:])) if leaders else ())
+    leaders = leaders_by_system([p for p in points if (p.cost.macs or 0.0) <= macs * (1 + 1e-9)], competitor)
+    if not leaders:
+        return Level(share=share, macs=macs, leader=None, ties=(), names=())
+    ties = tuple(tied_with(leaders[0], leaders[1:]))
+    return Level(share=share, macs=macs, leader=leaders[0], ties=ties, names=tuple(competitor(p) for p in (leaders[0], *ties)))
 
 
 def findings(found: Sequence[Answer]) -> list[str]:
@@ -103,9 +113,9 @@ def _named(found: Sequence[Answer], level: int) -> str:
 def _counted(found: Sequence[Answer], level: int) -> str:
     """With many data sets: on how many of them a system is the best or can't be told from it; the table says on which."""
     levels = [answer.levels[level] for answer in found]
-    alone = Counter(one.leader.configuration.system for one in levels if one.leader and not one.ties)
-    among = Counter(p.configuration.system for one in levels if one.leader for p in (one.leader, *one.ties))
-    led = Counter(one.leader.configuration.system for one in levels if one.leader)
+    alone = Counter(one.names[0] for one in levels if len(one.names) == 1)
+    among = Counter(name for one in levels for name in one.names)
+    led = Counter(one.names[0] for one in levels if one.names)
     ranked = sorted(among, key=lambda name: (-among[name], -alone[name], -led[name], name))
     if not ranked:
         return "no system has a point"
@@ -119,11 +129,11 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _finding(level: Level) -> str:
-    if level.leader is None:
+    names = level.names
+    if not names:
         return "no system has a point"
-    if not level.ties:
-        return f"{level.leader.configuration.system} is the most accurate"
-    names = [level.leader.configuration.system, *(p.configuration.system for p in level.ties)]
+    if len(names) == 1:
+        return f"{names[0]} is the most accurate"
     return f"{_listed(names)} tie" if len(names) <= 3 else f"{names[0]} ties with {len(names) - 1} others"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,12 +69,17 @@ def best(
     return found
 
 
-def leaders_by_system(points: Sequence[Point]) -> list[Point]:
-    """Each system's best val point (the cheaper among equals), the best system first."""
+def system_of(point: Point) -> str:
+    """Systems compete with each other, their forms don't."""
+    return point.configuration.system
+
+
+def leaders_by_system(points: Sequence[Point], competitor: Callable[[Point], str] = system_of) -> list[Point]:
+    """Each competitor's best val point (the cheaper among equals), the best competitor first."""
     ranked = sorted(points, key=lambda p: (-(p.choosing or 0.0), p.cost.macs or 0.0))
     leaders: dict[str, Point] = {}
     for p in ranked:
-        leaders.setdefault(p.configuration.system, p)
+        leaders.setdefault(competitor(p), p)
     return list(leaders.values())
 
 
