@@ -26,7 +26,7 @@ from vitgs.record import Clip
 
 WIDTH = 64
 FIRST_TOKENS = 1000
-PAIRS, CALLS = 240, 10
+PAIRS, CALLS = 1200, 1  # of single calls, as the gate itself has them
 NEAR, TRIES = 0.003, 5  # a slowdown within .3 points of the one wanted is that one
 
 
@@ -64,14 +64,14 @@ class Planted:
     pairs: int
 
 
-def plant(share: float, measure: Callable[[int], Sequence[float]]) -> Planted:
-    """How many tokens make that share: a first try, then as many more or fewer as it was off, until it is near. `measure(tokens)`: log-ratios."""
-    tokens = FIRST_TOKENS
+def plant(share: float, measure: Callable[[int], Sequence[float]], *, first: int = FIRST_TOKENS) -> Planted:
+    """How many tokens make that share: `first`, then as many more or fewer as it was off, until it is near. `measure(tokens)`: log-ratios."""
+    tokens = first
     for attempt in range(TRIES + 1):
         logs = measure(tokens)
         where = located(logs)
         reached = math.expm1(where.centre)
-        if (attempt and abs(reached - share) <= NEAR) or attempt == TRIES:
+        if abs(reached - share) <= NEAR or attempt == TRIES:
             break
         # Too small to tell from noise: far more. The first try tells the slope, later ones correct it.
         tokens = max(1, round(tokens * min(max(share / max(reached, share / 10), 0.05), 10)))

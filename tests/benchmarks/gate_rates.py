@@ -16,7 +16,6 @@ import ast
 import dataclasses
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -117,6 +116,23 @@ def _gate(folder: Path, base: str, suite: Path, seconds: float) -> Row:
         return outcome(process.returncode, printed or said.read().decode(errors="replace"), took_s)
 
 
+class Stolen:
+    """Which share of all cores' time the host has given to other guests since this was made."""
+
+    def __init__(self) -> None:
+        self._began = self._ticks()
+
+    def share(self) -> float | None:
+        """None where the system doesn't tell."""
+        (stolen, counted), (before, then) = self._ticks(), self._began
+        return round((stolen - before) / (counted - then), 3) if counted > then else None
+
+    @staticmethod
+    def _ticks() -> tuple[int, int]:
+        words = [int(word) for word in machine.text_of("/proc/stat").partition("\n")[0].split()[1:9]]
+        return (words[7], sum(words)) if len(words) == 8 else (0, 0)
+
+
 def _waiting() -> None:
     print("waiting: another vitgs-bench works on this machine", flush=True)
 
@@ -125,10 +141,16 @@ def _planted(cell: Cell, given: argparse.Namespace, settings: Mapping[str, Any],
     """The size of the layer: as measured before, or measured now and kept."""
     what = {"planted": cell.share, "case": cell.case}
     name = rows.name_of(what, settings)
-    known = next((row for row in rows.read(given.out) if row["name"] == name), None)
+    before = rows.latest(rows.read(given.out), settings)
+    known = next((row for row in before if row["name"] == name), None)
     if known is None:
+        # What another share of this case took says where to begin.
+        first = [cell.share / row["planted"] * row["found"]["tokens"] for row in before if "planted" in row and row["case"] == cell.case]
         with machine_lock(alone=True, waiting=_waiting):
-            found = gate_planted.plant(cell.share, lambda tokens: gate_planted.measured(cell.case, tokens, pairs=given.pairs))
+            found = gate_planted.plant(
+                cell.share, lambda tokens: gate_planted.measured(cell.case, tokens, pairs=given.pairs),
+                first=round(first[-1]) if first else gate_planted.FIRST_TOKENS,
+            )  # fmt: skip
         known = {"name": name, "status": "measured", **what, "found": asdict(found), "settings": settings, "environment": environment}
         rows.append(given.out, known)
         print(f"planted: {cell.case} {cell.share:.0%}: {found.tokens} tokens, {found.share:.2%}", flush=True)
@@ -159,9 +181,9 @@ def run(given: argparse.Namespace) -> bool:
             run_began_s = time.monotonic()
             tokens = {cell.case: _planted(cell, given, settings, environment)} if cell.share else {}
             gate_planted.head(folder, base, suite, name, tokens)
-            load = os.getloadavg()[0]
+            stolen = Stolen()
             row = {"name": name, **asdict(cell), **_gate(folder, base, file, given.seconds), "settings": settings}
-            rows.append(given.out, {**row, "burnt_cores": cores, "load_average": round(load, 2), "environment": environment})
+            rows.append(given.out, {**row, "burnt_cores": cores, "stolen": stolen.share(), "environment": environment})
             longest_s = max(longest_s, time.monotonic() - run_began_s)
             print(f"{number} of {len(cells)}: {_told(row)}", flush=True)
             _write(given, settings)

@@ -79,5 +79,21 @@ def test_a_look_tells_the_four_verdicts_apart() -> None:
     assert decide.look(logs, dict.fromkeys(logs, BOUND), before=0.75, now=1.0, of=4) == {name: name for name in logs}
 
 
+def test_a_case_leaves_when_the_rest_of_the_rounds_can_hardly_show_a_slowdown() -> None:
+    quiet = [0.03 * (i % 2) - 0.015 for i in range(6)]
+    logs = {"idle": quiet, "maybe": [d + 0.035 for d in quiet], "few": quiet[:3]}
+    found = decide.look(logs, dict.fromkeys(logs, math.log1p(0.01)), before=0.25, now=0.5, of=6)
+    assert found == {"idle": "hopeless", "maybe": "open", "few": "open"}
+
+
+def test_giving_up_costs_a_slowdown_worth_finding_little() -> None:
+    rng = random.Random(1)
+    bound, lost = math.log1p(0.01), 0
+    for _ in range(300):
+        logs = [rng.gauss(math.log1p(2 * decide.WORTH), 0.02) for _ in range(6)]
+        lost += decide.look({"a": logs}, {"a": bound}, before=0.25, now=0.5, of=6)["a"] in ("hopeless", "same")
+    assert lost <= 3
+
+
 def test_too_few_rounds_stay_open() -> None:
     assert decide.look({"a": [9.0, 9.0]}, {"a": BOUND}, before=0, now=1, of=1) == {"a": "open"}

@@ -17,6 +17,7 @@ from tests.benchmarks import gate_planted, gate_rates, gate_table, rows
 from tests.benchmarks.gate_rates import Cell
 from tests.gate.repository import git
 from vitgs.gate import cases, worker
+from vitgs.measure import machine
 
 NAMES = ["a", "b"]
 
@@ -158,17 +159,31 @@ SETTINGS = {"cases": [{"name": name} for name in NAMES], "seconds": 60.0, "load"
 def test_the_table_has_every_rate_with_its_interval() -> None:
     of = found(0.0, "", 100) + found(0.05, "a", 38) + found(0.05, "", 2) + found(0.1, "b", 1)
     of.append({"status": "measured", "planted": 0.05, "case": "a", "found": {"tokens": 9, "share": 0.051, "low": 0.049, "high": 0.053, "pairs": 120}})
-    assert gate_table.missed(of) == []
+    assert gate_table.missed(of) == ["10 % slower is found in 0.0 % (0.0–97.5), below 98 %"]
     text = gate_table.table(of, SETTINGS, asked={0.0: 100, 0.03: 40, 0.05: 40, 0.1: 40})
     assert "| no change (false alarms) | 100 | 0.0 % (0.0–3.6) | 0 | 0 | 50 (50–50) |" in text
     assert "| one case 5 % slower | 40 | 95.0 % (83.1–99.4) |" in text and "| one case 3 % slower | 0 | – |" in text
     assert "as slower in 2.4 % (0.1–12.9)" in text  # b, when a was slowed
     assert "| a | 5 | 9 | 5.1 (4.9–5.3) | 5.0 | 38 of 40 |" in text
-    assert "* So far 141 of 220 runs." in text and "* As asked (" in text
+    assert "* So far 141 of 220 runs." in text and "* Not as asked: 10 % slower is found in 0.0 % (0.0–97.5), " in text
+    assert "other guests" not in text
+    for row, share in zip(of, (0.0, 0.1, 0.2), strict=False):
+        row["stolen"] = share
+    assert "* Besides, the host gave 10.0 % of the cores' time to other guests, in the median run (p10–p90: 0.0–20.0 %)." in gate_table.table(
+        of[:3], SETTINGS, asked={0.0: 100}
+    )
+
+
+def test_stolen_time_is_a_share_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter(["cpu 1 0 0 50 0 0 0 4 0 0\n", "cpu 31 0 0 90 0 0 0 34 0 0\n", "", ""])
+    monkeypatch.setattr(machine, "text_of", lambda _: next(told))
+    assert gate_rates.Stolen().share() == 0.3
+    assert gate_rates.Stolen().share() is None
 
 
 def test_what_is_missed_is_told() -> None:
     assert gate_table.missed(found(0.0, "b", 1) + found(0.0, "", 9)) == ["1 false alarm in 10 runs of head against head"]
+    assert gate_table.missed(found(0.03, "a", 5) + found(0.03, "", 5) + found(0.1, "a", 40)) == []
     (told,) = gate_table.missed(found(0.05, "a", 8) + found(0.05, "", 12))
     assert told.startswith("5 % slower is found in 40.0 % (") and told.endswith("below 90 %")
     assert gate_table.missed(found(0.0, "", 3, wall_s=75.0)) == ["a run takes 75 s, above 60 s"]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
+import torch
 
 from tests.gate.planted import Tiny, case
 from vitgs.gate import compare, timed
+from vitgs.gate.blocks import Warm
 
 
 class Given:
@@ -66,18 +69,47 @@ def test_slow_rounds_end_in_time() -> None:
 
 
 def test_what_slows_both_sides_for_a_while_is_not_in_a_rounds_ratio() -> None:
-    blocks = iter(range(10**6))
+    blocks, looks = iter(range(10**6)), itertools.count(0.0, 0.1)
     # From pair to pair the machine takes twice as long; the head takes a tenth more than the base.
-    pair = timed.paired(lambda side: (1.1 if side == "head" else 1.0) * 2 ** (next(blocks) // 2), random.Random(0), clock=lambda: 0.0)
+    pair = timed.paired(lambda side: (1.1 if side == "head" else 1.0) * 2 ** (next(blocks) // 2), random.Random(0), seconds=1.0, clock=looks.__next__)
+    pairs = next(blocks) // 2
+    assert pairs == timed.ENOUGH_PAIRS  # more than a second, for which there are too few pairs
     assert pair[1] / pair[0] == pytest.approx(1.1)
-    assert next(blocks) == 2 * timed.MOST_BLOCKS
-    assert (pair[0] * pair[1]) ** 0.5 == pytest.approx(1.1**0.5 * (2**5 + 2**6) / 2)
+    assert (pair[0] * pair[1]) ** 0.5 == pytest.approx(1.1**0.5 * 2 ** (timed.ENOUGH_PAIRS // 2))
 
 
-def test_slow_models_get_fewer_blocks() -> None:
+def test_slow_models_get_fewer_pairs() -> None:
     asked: list[str] = []
-    timed.paired(lambda side: asked.append(side) or 1.0, random.Random(0), clock=lambda: float(len(asked)))  # type: ignore[func-returns-value]
-    assert (asked.count("base"), asked.count("head")) == (timed.FEWEST_BLOCKS, timed.FEWEST_BLOCKS)
+    timed.paired(lambda side: asked.append(side) or 1.0, random.Random(0), seconds=0.5, clock=lambda: float(len(asked)))  # type: ignore[func-returns-value]
+    assert (asked.count("base"), asked.count("head")) == (timed.FEWEST_PAIRS, timed.FEWEST_PAIRS)
+
+
+def test_one_thread_is_timed_by_what_it_computes_and_waiting_is_not() -> None:
+    class Waits(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.03)
+            return x + 1
+
+    threads = torch.get_num_threads()
+    try:
+        took_ms = {}
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            took_ms[count] = Warm(Waits(), ((torch.zeros(2, 8),), {}), device="cpu").block_ms(3)
+    finally:
+        torch.set_num_threads(threads)
+    assert took_ms[1] < 30 <= took_ms[2]
+
+
+def test_a_round_times_the_cases_left_for_longer() -> None:
+    assert timed.pairs_s(6) == timed.SHORTEST_S < timed.pairs_s(4) < timed.pairs_s(1) == timed.LONGEST_S
+
+
+def test_cases_that_will_not_show_a_slowdown_any_more_leave_as_open() -> None:
+    turns = itertools.cycle((0.97, 1.0, 1.03, 0.98, 1.02))
+    given = Given({"idle": lambda _: next(turns), "slow": lambda _: 1.5}, noise=0.0)
+    found = given.judged(seconds=32, threshold=0.01)["idle"]
+    assert found.outcome == "open" and len(found.samples_ms) <= timed.MOST_ROUNDS / 2
 
 
 @pytest.mark.parametrize("seconds", [0.2])

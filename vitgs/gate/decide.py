@@ -14,6 +14,10 @@ is the spending function of Lan and DeMets (1983) that is like O'Brien and Flemi
 compared with what that look alone may spend, by Holm over the cases. By the union bound the chance of any false alarm is at most alpha, whatever the
 correlation of looks and cases; the exact boundaries would be a little less strict. Stopping for "no change" never adds false alarms.
 
+Giving up. A case of which neither a slowdown nor a gain of `WORTH` would be shown any more leaves too ("hopeless"): its chance, given what was seen
+and that the rest of the rounds show `WORTH`, is below `HOPE` (stochastic curtailment: Lan, Simon and Halperin 1982). It can only lose power, a few
+points.
+
 What this calls slower is measured again in new processes and must be called slower again (`timed`). The two stages are independent, so the chance
 that a run fails by time without a case that is slower than its threshold is at most alpha squared, 1 in 100, even at the threshold itself.
 """
@@ -32,7 +36,8 @@ ALPHA = 0.1
 TRIM = 0.2
 SURE = 0.95
 FEWEST = 3
-Verdict = Literal["slower", "faster", "same", "open"]
+WORTH, HOPE, FEWEST_TO_GIVE_UP = 0.03, 0.1, 4
+Verdict = Literal["slower", "faster", "same", "hopeless", "open"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,8 @@ def holm(p_values: Mapping[str, float], alpha: float, *, of: int | None = None) 
 def look(logs: Mapping[str, Sequence[float]], bounds: Mapping[str, float], *, before: float, now: float, of: int) -> dict[str, Verdict]:
     """One look at the cases still open. `bounds`: each case's log(1 + threshold). `before`, `now`: shares of the rounds done; `of`: cases in all.
 
-    "same": its interval lies within the bound on both sides, so more rounds would tell nothing new. "faster": the mirrored test.
+    "same": its interval lies within the bound on both sides, so more rounds would tell nothing new. "faster": the mirrored test. "hopeless": see
+    above.
     """
     seen = {case: located(values) for case, values in logs.items() if len(values) >= FEWEST}
     may_spend = spent(now) - spent(before)
@@ -100,4 +106,18 @@ def look(logs: Mapping[str, Sequence[float]], bounds: Mapping[str, float], *, be
         low, high = seen[case].limits(2 * SURE - 1) if case in seen else (-math.inf, math.inf)  # 95 % on each side by itself
         same = -bounds[case] < low and high < bounds[case]
         verdicts[case] = "slower" if case in slower else "faster" if case in faster else "same" if same else "open"
+        if verdicts[case] == "open" and now < 1 and len(logs[case]) >= FEWEST_TO_GIVE_UP:
+            chances = (chance(where, bounds[case], now=now, of=of) for where in (seen[case], mirrored[case]))
+            verdicts[case] = "hopeless" if max(chances) < HOPE else "open"
     return verdicts
+
+
+def chance(where: Located, bound: float, *, now: float, of: int) -> float:
+    """The chance that the last look rejects `location <= bound` among `of` cases, given what was seen in the share `now` of the rounds and that the
+    rest of them lie about log(1 + WORTH), with the same spread."""
+    from scipy import stats
+
+    error = where.error * math.sqrt(now)  # of all rounds
+    needed = bound + float(stats.t.isf((ALPHA - spent(1 - 1 / LOOKS)) / of, where.freedom / now)) * error
+    expected = now * where.centre + (1 - now) * math.log1p(WORTH)
+    return NormalDist().cdf((expected - needed) / (error * math.sqrt(1 - now)))

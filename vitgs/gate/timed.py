@@ -1,9 +1,10 @@
 """The timed tier: rounds of paired times, looked at a few times, and whatever seems slower measured again in new processes.
 
 A round starts one fresh worker a side; for each case the two workers time blocks in turn, in random order, and the round's d is the median of
-log(head / base) over neighbouring blocks. How many rounds fit the budget is planned after the first round; the looks are at quarters of the plan.
-Decided cases leave, so clear ones cost few rounds. `decide` states hypotheses, test and error rates; a slowdown is called a regression only if the
-same looks find it again in rounds of new processes. The sampler is given: real workers, or a test's numbers.
+log(head / base) over neighbouring blocks (CPU time where a case has one thread: `blocks`). How many rounds are planned is decided after the first;
+the looks are at quarters of the plan. Cases that are decided, or have nothing to show any more, leave: clear ones cost few rounds. `decide` states
+hypotheses, test and error rates; a slowdown is called a regression only if the same looks find it again in rounds of new processes. The sampler is
+given: real workers, or a test's numbers.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from vitgs.gate import decide
 from vitgs.gate.cases import GateCase
 from vitgs.gate.sides import Tree, Worker
 
-FEWEST_ROUNDS, MOST_ROUNDS = 12, 48
+FEWEST_ROUNDS, MOST_ROUNDS = 8, 48
 CONFIRM_SHARE = 0.25  # of the budget, kept back for confirmation
+HASTE = 2.0  # cases leave on the way, so more rounds are planned than would fit with all of them
 OVERTIME = 3.0
-# Many short blocks: what disturbs both sides for a while then cancels. On the simulated machines of tests/benchmarks/noise.py a round's spread is
-# 15 to 65 % smaller than with 3 blocks of 10 calls. Slow models get fewer, so that a round stays short.
-CALLS = 5
-FEWEST_BLOCKS, MOST_BLOCKS, BLOCKS_S = 3, 12, 0.5
+# Blocks of one call: a shared machine changes its speed within ten milliseconds, and what disturbs a pair's both sides cancels only in short pairs.
+# A round spends the time that its processes took to start, shared by the cases that are left. Slow models get a few pairs at least.
+CALLS = 1
+PAIRS_S, SHORTEST_S, LONGEST_S = 2.4, 0.4, 0.8
+FEWEST_PAIRS, ENOUGH_PAIRS, LATE = 3, 15, 3.0  # on a machine that wakes processes late a few pairs take long: up to so many times as long
 NOISY = 0.05  # an interval that reaches further than this from its middle says nothing about a few per cent
 
 Pair = tuple[float, float]
@@ -65,15 +68,14 @@ def judge(sample: Sampler, thresholds: Mapping[str, float], *, seconds: float, c
     bounds = {case: math.log1p(threshold) for case, threshold in thresholds.items()}
     first = _rounds(sample, bounds, seconds * (1 - CONFIRM_SHARE), clock)
     suspects = {case: bounds[case] for case, verdict in first.verdict.items() if verdict == "slower"}
-    # A few suspects take little time a round, so they get more rounds.
-    again = _rounds(sample, suspects, 2 * seconds * CONFIRM_SHARE, clock)
+    again = _rounds(sample, suspects, seconds * CONFIRM_SHARE, clock)
     confirmed = {case for case, verdict in again.verdict.items() if verdict == "slower"}
     return [_timed(case, first, again, thresholds[case], confirmed) for case in thresholds]
 
 
 def rounds_in(seconds: float, round_s: float) -> int:
-    """How many rounds are planned when one takes `round_s`: never fewer than give an answer."""
-    return min(max(int(seconds / max(round_s, 1e-3)), FEWEST_ROUNDS), MOST_ROUNDS)
+    """How many rounds are planned when one of all cases takes `round_s`: never fewer than give an answer."""
+    return min(max(int(HASTE * seconds / max(round_s, 1e-3)), FEWEST_ROUNDS), MOST_ROUNDS)
 
 
 def _rounds(sample: Sampler, bounds: Mapping[str, float], seconds: float, clock: Callable[[], float]) -> _Progress:
@@ -106,7 +108,8 @@ def _timed(case: str, first: _Progress, again: _Progress, threshold: float, conf
     where = decide.located(first.logs(case) + (again.logs(case) if case in again.pairs else []))
     low, high = where.limits()
     unconfirmed = case in again.pairs and case not in confirmed
-    outcome: Outcome = "open" if unconfirmed else first.verdict[case]
+    verdict = first.verdict[case]
+    outcome: Outcome = "open" if unconfirmed or verdict == "hopeless" else verdict
     if outcome == "open" and (high - low) / 2 > NOISY:
         outcome = "noisy"
     return Timed(
@@ -130,22 +133,27 @@ def workers(base: Tree, head: Tree, cases: Mapping[str, GateCase], *, seed: int 
                     worker.hear(name)
             found = {}
             for name in rng.sample(list(names), len(names)):
-                found[name] = _blocks(sides, cases[name], rng)
+                found[name] = _pairs(sides, cases[name], rng, seconds=pairs_s(len(names)))
             return found
 
     return sample
 
 
-def _blocks(sides: Mapping[Any, Worker], case: GateCase, rng: random.Random) -> Pair:
-    return paired(lambda side: float(sides[side].ask("block", case.request(side), CALLS)), rng)
+def pairs_s(cases: int) -> float:
+    """How long a round times each of so many cases, in seconds."""
+    return min(max(PAIRS_S / cases, SHORTEST_S), LONGEST_S)
 
 
-def paired(block_ms: Callable[[str], float], rng: random.Random, clock: Callable[[], float] = time.monotonic) -> Pair:
-    """A round of one case: pairs of blocks in random order. Base and head in ms a call: their ratio is the median of the pairs' ratios (so that it
-    knows nothing of what changed between pairs), their geometric mean that of the two sides' medians."""
+def _pairs(sides: Mapping[Any, Worker], case: GateCase, rng: random.Random, *, seconds: float) -> Pair:
+    return paired(lambda side: float(sides[side].ask("block", case.request(side), CALLS)), rng, seconds=seconds)
+
+
+def paired(block_ms: Callable[[str], float], rng: random.Random, *, seconds: float, clock: Callable[[], float] = time.monotonic) -> Pair:
+    """A round of one case: pairs of blocks in random order for so long. Base and head in ms a call: their ratio is the median of the pairs' ratios
+    (so that it knows nothing of what changed between pairs), their geometric mean that of the two sides' medians."""
     taken: dict[str, list[float]] = {"base": [], "head": []}
     began = clock()
-    while (done := len(taken["base"])) < FEWEST_BLOCKS or (done < MOST_BLOCKS and clock() - began < BLOCKS_S):
+    while (done := len(taken["base"])) < FEWEST_PAIRS or clock() - began < seconds * (1 if done >= ENOUGH_PAIRS else LATE):
         for side in rng.sample(("base", "head"), 2):
             taken[side].append(block_ms(side))
     half = statistics.median(math.log(head / base) for base, head in zip(taken["base"], taken["head"], strict=True)) / 2
