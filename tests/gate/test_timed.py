@@ -69,7 +69,7 @@ def test_slow_rounds_end_in_time() -> None:
 
 
 def test_what_slows_both_sides_for_a_while_is_not_in_a_rounds_ratio() -> None:
-    blocks, looks = iter(range(10**6)), itertools.count(0.0, 0.1)
+    blocks, looks = iter(range(10**6)), itertools.count(0.0, 0.2)
     # From pair to pair the machine takes twice as long; the head takes a tenth more than the base.
     pair = timed.paired(lambda side: (1.1 if side == "head" else 1.0) * 2 ** (next(blocks) // 2), random.Random(0), seconds=1.0, clock=looks.__next__)
     pairs = next(blocks) // 2

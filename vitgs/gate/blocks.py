@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 SHORTEST_CALL_NS = 1_000_000  # shorter calls are timed several at once
-WARM_S, WARM_CALLS = 0.06, 3
+WARM_S, WARM_CALLS = 0.03, 3
 
 
 class Warm:

@@ -24,13 +24,13 @@ from vitgs.gate.sides import Tree, Worker
 
 FEWEST_ROUNDS, MOST_ROUNDS = 8, 48
 CONFIRM_SHARE = 0.25  # of the budget, kept back for confirmation
-HASTE = 2.0  # cases leave on the way, so more rounds are planned than would fit with all of them
+HASTE = 1.6  # cases leave on the way, so more rounds are planned than would fit with all of them
 OVERTIME = 3.0
 # Blocks of one call: a shared machine changes its speed within ten milliseconds, and what disturbs a pair's both sides cancels only in short pairs.
 # A round spends the time that its processes took to start, shared by the cases that are left. Slow models get a few pairs at least.
 CALLS = 1
-PAIRS_S, SHORTEST_S, LONGEST_S = 2.4, 0.4, 0.8
-FEWEST_PAIRS, ENOUGH_PAIRS, LATE = 3, 15, 3.0  # on a machine that wakes processes late a few pairs take long: up to so many times as long
+PAIRS_S, SHORTEST_S, LONGEST_S = 1.8, 0.3, 0.8
+FEWEST_PAIRS, ENOUGH_PAIRS, LATE = 3, 9, 3.0  # on a machine that wakes processes late a few pairs take long: up to so many times as long
 NOISY = 0.05  # an interval that reaches further than this from its middle says nothing about a few per cent
 
 Pair = tuple[float, float]
