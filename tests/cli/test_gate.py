@@ -58,6 +58,10 @@ class Canned:
             raise said
         return said
 
+    def ask(self, do: str, case: Mapping[str, Any]) -> Any:
+        assert do == "breaks"
+        return self.says.get((self.side, "breaks"), {"total": 0, "by_place": {}})
+
 
 @pytest.fixture
 def canned(monkeypatch: pytest.MonkeyPatch) -> type[Canned]:
@@ -103,6 +107,17 @@ def test_1_by_counting(ran: Ran, repo: Path, canned: type[Canned]) -> None:
     assert gate(ran, repo, "--tier", "exact", "--allow", "macs").code == 0
     marked = gate(ran, repo, "--tier", "exact", "--markdown").out
     assert "| WORSE | tiny | MACs | 100 -> 130 | mlp |  |" in marked and "**regression: " in marked
+
+
+def test_only_a_head_with_graph_breaks_is_a_reason_to_ask_the_base_for_its_own(ran: Ran, repo: Path, canned: type[Canned]) -> None:
+    one, two = ({"total": n, "by_place": {"forward in model.py": n}, "reasons": ["print"]} for n in (1, 2))
+    canned.says = {("base", "breaks"): one, ("head", "breaks"): two}
+    told = gate(ran, repo, "--tier", "exact")
+    assert told.code == 1 and "graph breaks" in told.out and "1 -> 2" in told.out and "forward in model.py" in told.out
+    canned.says = {("base", "breaks"): one, ("head", "breaks"): one}
+    assert gate(ran, repo, "--tier", "exact").code == 0
+    canned.says = {("base", "breaks"): one}  # it has none any more: the base isn't asked
+    assert "graph breaks" not in gate(ran, repo, "--tier", "exact").out
 
 
 def test_1_by_time(ran: Ran, repo: Path, canned: type[Canned], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +216,7 @@ def test_calibration_is_for_as_many_rounds_as_a_run_has_time_for(ran: Ran, repo:
     suite = ["--repo", str(repo), "--suite", str(repo.parent / "tiny.toml"), "--rounds", "36"]
     times(monkeypatch, [1.0, 1.01, 0.99])
     assert "; 36 rounds a run" in ran(["gate", "calibrate", *suite]).out  # no time at all a round: as many as there are
-    assert "; 12 rounds a run" in ran(["gate", "calibrate", "--seconds", "1e-6", *suite]).out
+    assert "; 8 rounds a run" in ran(["gate", "calibrate", "--seconds", "1e-6", *suite]).out
 
 
 def test_slow_drift_since_the_last_tag_is_told_and_fails_nothing(ran: Ran, repo: Path, canned: type[Canned], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,11 +47,13 @@ def serve(tree: Path, requests: TextIO, answers: TextIO) -> None:
 def _answer(tree: Path, request: Mapping[str, Any], warm: dict[str, Warm]) -> Any:
     case = request["case"]
     if request["do"] == "exact":
-        from vitgs.gate import graphs, probe
+        from vitgs.gate import probe
 
-        model, given = make(case, tree)
-        found = probe.examine(model, given, _recording())
-        return {**found, "quantities": found["quantities"] | {"graph breaks": graphs.breaks(model, given)}}
+        return probe.examine(*make(case, tree), _recording())
+    if request["do"] == "breaks":
+        from vitgs.gate import graphs
+
+        return graphs.breaks(*make(case, tree))
     from vitgs.gate.blocks import Warm
 
     if case["name"] not in warm:
