@@ -40,7 +40,7 @@ from vitgs.measure import machine
 from vitgs.record import digest, to_json
 
 SHARES = (0.03, 0.05, 0.10)
-DECIDE = ("blocks", "decide", "sides", "timed", "worker")
+DECIDE = ("blocks", "cores", "decide", "sides", "timed", "worker")
 ANSWERS = (0, 1, 4)  # exit codes that are an answer about the change: none, slower, a machine that can't tell
 
 

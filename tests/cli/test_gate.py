@@ -80,7 +80,7 @@ def more(quantity: str, total: int) -> dict[str, Any]:
 def times(monkeypatch: pytest.MonkeyPatch, ratios: Sequence[float]) -> None:
     """The timed tier sees these ratios, round after round."""
 
-    def workers(base: sides.Tree, head: sides.Tree, cases: Mapping[str, Any]) -> timed.Sampler:
+    def workers(base: sides.Tree, head: sides.Tree, cases: Mapping[str, Any], *, cores: Sequence[int]) -> timed.Sampler:
         turns = iter(range(10**6))
         return lambda names: {name: (10.0, 10.0 * ratios[next(turns) % len(ratios)]) for name in names}
 
@@ -225,7 +225,7 @@ def test_slow_drift_since_the_last_tag_is_told_and_fails_nothing(ran: Ran, repo:
     commit(repo, {"README": "c"})
     turns: list[str] = []
 
-    def workers(base: sides.Tree, head: sides.Tree, cases: Mapping[str, Any]) -> timed.Sampler:
+    def workers(base: sides.Tree, head: sides.Tree, cases: Mapping[str, Any], *, cores: Sequence[int]) -> timed.Sampler:
         turns.append(git(base.folder, "rev-parse", "HEAD"))
         return lambda names: {name: (10.0, 10.0 * (1.0 if len(turns) == 1 else 1.1)) for name in names}
 
@@ -300,7 +300,7 @@ def test_a_base_that_dies_while_it_is_timed_is_no_regression(ran: Ran, repo: Pat
         error.side = "base"
         raise error
 
-    monkeypatch.setattr(timed, "workers", lambda *_: fails)
+    monkeypatch.setattr(timed, "workers", lambda *_, cores: fails)
     done = gate(ran, repo)
     assert (done.code, done.out) == (3, "") and "given: killed; name a base that works" in done.err.splitlines()[-1]
 

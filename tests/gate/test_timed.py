@@ -71,16 +71,32 @@ def test_slow_rounds_end_in_time() -> None:
 def test_what_slows_both_sides_for_a_while_is_not_in_a_rounds_ratio() -> None:
     blocks, looks = iter(range(10**6)), itertools.count(0.0, 0.2)
     # From pair to pair the machine takes twice as long; the head takes a tenth more than the base.
-    pair = timed.paired(lambda side: (1.1 if side == "head" else 1.0) * 2 ** (next(blocks) // 2), random.Random(0), seconds=1.0, clock=looks.__next__)
+    pair = timed.paired(
+        lambda side: ((1.1 if side == "head" else 1.0) * 2 ** (next(blocks) // 2), True), random.Random(0), seconds=1.0, clock=looks.__next__
+    )
     pairs = next(blocks) // 2
     assert pairs == timed.ENOUGH_PAIRS  # more than a second, for which there are too few pairs
     assert pair[1] / pair[0] == pytest.approx(1.1)
     assert (pair[0] * pair[1]) ** 0.5 == pytest.approx(1.1**0.5 * 2 ** (timed.ENOUGH_PAIRS // 2))
 
 
+def test_disturbed_pairs_count_only_where_there_are_hardly_others() -> None:
+    def taken(quiet: int) -> timed.Pair:
+        turns = iter(range(10**6))
+
+        def block(side: str) -> timed.Block:
+            undisturbed = next(turns) // 2 < quiet
+            return (1.0 if side == "base" else 1.1 if undisturbed else 3.0), undisturbed
+
+        return timed.paired(block, random.Random(0), seconds=0.1, clock=itertools.count(0.0, 0.01).__next__)
+
+    assert taken(timed.FEWEST_PAIRS)[1] / taken(timed.FEWEST_PAIRS)[0] == pytest.approx(1.1)
+    assert taken(timed.FEWEST_PAIRS - 1)[1] / taken(timed.FEWEST_PAIRS - 1)[0] == pytest.approx(3.0)
+
+
 def test_slow_models_get_fewer_pairs() -> None:
     asked: list[str] = []
-    timed.paired(lambda side: asked.append(side) or 1.0, random.Random(0), seconds=0.5, clock=lambda: float(len(asked)))  # type: ignore[func-returns-value]
+    timed.paired(lambda side: (asked.append(side) or 1.0, True), random.Random(0), seconds=0.5, clock=lambda: float(len(asked)))  # type: ignore[func-returns-value]
     assert (asked.count("base"), asked.count("head")) == (timed.FEWEST_PAIRS, timed.FEWEST_PAIRS)
 
 
@@ -95,7 +111,7 @@ def test_one_thread_is_timed_by_what_it_computes_and_waiting_is_not() -> None:
         took_ms = {}
         for count in (1, 2):
             torch.set_num_threads(count)
-            took_ms[count] = Warm(Waits(), ((torch.zeros(2, 8),), {}), device="cpu").block_ms(3)
+            took_ms[count] = Warm(Waits(), ((torch.zeros(2, 8),), {}), device="cpu").block(3)[0]
     finally:
         torch.set_num_threads(threads)
     assert took_ms[1] < 30 <= took_ms[2]

@@ -19,6 +19,7 @@ from torch import nn
 
 SHORTEST_CALL_NS = 1_000_000  # shorter calls are timed several at once
 WARM_S, WARM_CALLS = 0.03, 3
+DISTURBED = 1.2  # wall over CPU time
 
 
 class Warm:
@@ -33,11 +34,14 @@ class Warm:
             calls.append(self._call_ns())
         self._together = max(1, math.ceil(SHORTEST_CALL_NS / max(1.0, min(calls))))
 
-    def block_ms(self, calls: int) -> float:
-        """The median time of so many calls."""
+    def block(self, calls: int) -> tuple[float, bool]:
+        """The median time of so many calls in ms, and whether nobody came between: CPU time in which others had the core finds cold caches."""
         gc.disable()
+        began_ns, computed_ns = time.perf_counter_ns(), time.process_time_ns()
         try:
-            return statistics.median(self._call_ns() for _ in range(calls)) / 1e6
+            took_ms = statistics.median(self._call_ns() for _ in range(calls)) / 1e6
+            wall_ns, own_ns = time.perf_counter_ns() - began_ns, time.process_time_ns() - computed_ns
+            return took_ms, self._clock_ns is time.perf_counter_ns or wall_ns <= DISTURBED * own_ns
         finally:
             gc.enable()
 

@@ -14,9 +14,9 @@ is the spending function of Lan and DeMets (1983) that is like O'Brien and Flemi
 compared with what that look alone may spend, by Holm over the cases. By the union bound the chance of any false alarm is at most alpha, whatever the
 correlation of looks and cases; the exact boundaries would be a little less strict. Stopping for "no change" never adds false alarms.
 
-Giving up. A case of which neither a slowdown nor a gain of `WORTH` would be shown any more leaves too ("hopeless"): its chance, given what was seen
-and that the rest of the rounds show `WORTH`, is below `HOPE` (stochastic curtailment: Lan, Simon and Halperin 1982). It can only lose power, a few
-points.
+Giving up. A case that would hardly be called slower or faster any more leaves too ("hopeless"): the chance of it, given what was seen and that the
+rest of the rounds show `WORTH`, or what was seen if that is more, is below `HOPE` (stochastic curtailment: Lan, Simon and Halperin 1982). It can only
+lose power, a few points.
 
 What this calls slower is measured again in new processes and must be called slower again (`timed`). The two stages are independent, so the chance
 that a run fails by time without a case that is slower than its threshold is at most alpha squared, 1 in 100, even at the threshold itself.
@@ -114,10 +114,10 @@ def look(logs: Mapping[str, Sequence[float]], bounds: Mapping[str, float], *, be
 
 def chance(where: Located, bound: float, *, now: float, of: int) -> float:
     """The chance that the last look rejects `location <= bound` among `of` cases, given what was seen in the share `now` of the rounds and that the
-    rest of them lie about log(1 + WORTH), with the same spread."""
+    rest of them lie about log(1 + WORTH), or where these lie if that is further, with the same spread."""
     from scipy import stats
 
     error = where.error * math.sqrt(now)  # of all rounds
     needed = bound + float(stats.t.isf((ALPHA - spent(1 - 1 / LOOKS)) / of, where.freedom / now)) * error
-    expected = now * where.centre + (1 - now) * math.log1p(WORTH)
+    expected = now * where.centre + (1 - now) * max(math.log1p(WORTH), where.centre)
     return NormalDist().cdf((expected - needed) / (error * math.sqrt(1 - now)))

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from vitgs.errors import AnswerIsNo, NothingToWorkOn, UnfitMachine, UsageError
 from vitgs.executor.machine_lock import machine_lock
 from vitgs.gate import calibrate as calibration
-from vitgs.gate import exact, history, timed, trees
+from vitgs.gate import cores, exact, history, timed, trees
 from vitgs.gate.cases import GateCase, GateSuite
 from vitgs.gate.sides import Fails, Lacks, Tree, Worker
 from vitgs.measure import doctor_cpu, machine
@@ -151,7 +151,7 @@ def calibrate(
     head = _head(root, cases)
     twin = Tree(side="base", folder=head.folder, python=head.python, threads=head.threads)
     # Both sides are the head: a case has the head's names.
-    sample = timed.workers(twin, head, {case.name: dataclasses.replace(case, was="") for case in cases})
+    sample = timed.workers(twin, head, {case.name: dataclasses.replace(case, was="") for case in cases}, cores=_cores(cases))
     pairs: dict[str, list[timed.Pair]] = {case.name: [] for case in cases}
     with _alone(say), _of_head():
         began = time.monotonic()
@@ -212,7 +212,7 @@ def _timed_tier(
     if not thresholds:
         return [], refused
     _fit()
-    sample, done = timed.workers(base, head, {case.name: case for case in cases}), 0
+    sample, done = timed.workers(base, head, {case.name: case for case in cases}, cores=_cores(cases)), 0
 
     def told(names: Sequence[str]) -> Mapping[str, timed.Pair]:
         nonlocal done
@@ -253,6 +253,10 @@ def _of_head() -> Iterator[None]:
 
 def _head(root: Path, cases: Sequence[GateCase]) -> Tree:
     return Tree(side="head", folder=root, python=sys.executable, threads=_threads(cases))
+
+
+def _cores(cases: Sequence[GateCase]) -> tuple[int, ...]:
+    return cores.quietest(_threads(cases)) if all(case.device == "cpu" for case in cases) else ()
 
 
 def _threads(cases: Sequence[GateCase]) -> int:

@@ -83,6 +83,6 @@ def _sampler(base: Case, head: Case) -> timed.Sampler:
     sides = {"base": Warm(*_made(base), device=base.device), "head": Warm(*_made(head), device=head.device)}
 
     def sample(names: Sequence[str]) -> dict[str, timed.Pair]:
-        return {name: timed.paired(lambda side: sides[side].block_ms(timed.CALLS), rng, seconds=timed.SHORTEST_S) for name in names}
+        return {name: timed.paired(lambda side: sides[side].block(timed.CALLS), rng, seconds=timed.SHORTEST_S) for name in names}
 
     return sample

@@ -11,7 +11,7 @@ import os
 import select
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -78,11 +78,11 @@ class Worker:
             with contextlib.suppress(OSError, AttributeError):
                 pipe.close()  # type: ignore[union-attr]
 
-    def tell(self, do: str, case: Mapping[str, Any], calls: int = 0) -> None:
-        """Sends a request; `hear` waits for its answer."""
+    def tell(self, do: str, case: Mapping[str, Any], calls: int = 0, cores: Sequence[int] = ()) -> None:
+        """Sends a request; `hear` waits for its answer. `cores`: where the process is to work from now on; none: anywhere."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is dead: `hear` says how it died
-            self._process.stdin.write(json.dumps({"do": do, "case": case, "calls": calls}) + "\n")
+            self._process.stdin.write(json.dumps({"do": do, "case": case, "calls": calls, "cores": list(cores)}) + "\n")
             self._process.stdin.flush()
 
     def hear(self, name: str) -> Any:

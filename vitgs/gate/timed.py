@@ -34,6 +34,7 @@ FEWEST_PAIRS, ENOUGH_PAIRS, LATE = 3, 9, 3.0  # on a machine that wakes processe
 NOISY = 0.05  # an interval that reaches further than this from its middle says nothing about a few per cent
 
 Pair = tuple[float, float]
+Block = tuple[float, bool]  # ms, and whether it was undisturbed
 Sampler = Callable[[Sequence[str]], Mapping[str, Pair]]
 Outcome = Literal["slower", "faster", "same", "open", "noisy"]
 
@@ -118,8 +119,8 @@ def _timed(case: str, first: _Progress, again: _Progress, threshold: float, conf
     )  # fmt: skip
 
 
-def workers(base: Tree, head: Tree, cases: Mapping[str, GateCase], *, seed: int = 0) -> Sampler:
-    """A sampler whose every round has fresh processes."""
+def workers(base: Tree, head: Tree, cases: Mapping[str, GateCase], *, cores: Sequence[int] = (), seed: int = 0) -> Sampler:
+    """A sampler whose every round has fresh processes, which time on these cores."""
     rng = random.Random(seed)
 
     def sample(names: Sequence[str]) -> dict[str, Pair]:
@@ -128,7 +129,7 @@ def workers(base: Tree, head: Tree, cases: Mapping[str, GateCase], *, seed: int 
             sides = {tree.side: stack.enter_context(Worker(tree)) for tree in rng.sample([base, head], 2)}
             for name in names:
                 for side, worker in sides.items():
-                    worker.tell("warm", cases[name].request(side))
+                    worker.tell("warm", cases[name].request(side), cores=cores)
                 for worker in sides.values():
                     worker.hear(name)
             found = {}
@@ -145,17 +146,22 @@ def pairs_s(cases: int) -> float:
 
 
 def _pairs(sides: Mapping[Any, Worker], case: GateCase, rng: random.Random, *, seconds: float) -> Pair:
-    return paired(lambda side: float(sides[side].ask("block", case.request(side), CALLS)), rng, seconds=seconds)
+    return paired(lambda side: sides[side].ask("block", case.request(side), CALLS), rng, seconds=seconds)
 
 
-def paired(block_ms: Callable[[str], float], rng: random.Random, *, seconds: float, clock: Callable[[], float] = time.monotonic) -> Pair:
+def paired(block: Callable[[str], Block], rng: random.Random, *, seconds: float, clock: Callable[[], float] = time.monotonic) -> Pair:
     """A round of one case: pairs of blocks in random order for so long. Base and head in ms a call: their ratio is the median of the pairs' ratios
-    (so that it knows nothing of what changed between pairs), their geometric mean that of the two sides' medians."""
-    taken: dict[str, list[float]] = {"base": [], "head": []}
+    (so that it knows nothing of what changed between pairs), their geometric mean that of the two sides' medians. Disturbed pairs count only where
+    there are hardly others."""
+    pairs: list[Pair] = []
+    quiet: list[Pair] = []
     began = clock()
-    while (done := len(taken["base"])) < FEWEST_PAIRS or clock() - began < seconds * (1 if done >= ENOUGH_PAIRS else LATE):
-        for side in rng.sample(("base", "head"), 2):
-            taken[side].append(block_ms(side))
-    half = statistics.median(math.log(head / base) for base, head in zip(taken["base"], taken["head"], strict=True)) / 2
-    level = math.sqrt(statistics.median(taken["base"]) * statistics.median(taken["head"]))
+    while len(pairs) < FEWEST_PAIRS or clock() - began < seconds * (1 if len(quiet) >= ENOUGH_PAIRS else LATE):
+        taken = {side: block(side) for side in rng.sample(("base", "head"), 2)}
+        pairs.append((taken["base"][0], taken["head"][0]))
+        if taken["base"][1] and taken["head"][1]:
+            quiet.append(pairs[-1])
+    kept = quiet if len(quiet) >= FEWEST_PAIRS else pairs
+    half = statistics.median(math.log(head / base) for base, head in kept) / 2
+    level = math.sqrt(math.prod(statistics.median(side) for side in zip(*kept, strict=True)))
     return level * math.exp(-half), level * math.exp(half)

@@ -6,6 +6,7 @@ function `package.module:factory` that returns a module and its input. The head'
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -13,7 +14,7 @@ import json
 import os
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -56,16 +57,24 @@ def _answer(tree: Path, request: Mapping[str, Any], warm: dict[str, Warm]) -> An
         return graphs.breaks(*make(case, tree))
     from vitgs.gate.blocks import Warm
 
+    _settle(request.get("cores"))
     if case["name"] not in warm:
         warm[case["name"]] = Warm(*make(case, tree), device=case.get("device", "cpu"))
     _threads(case)
-    return warm[case["name"]].block_ms(request["calls"]) if request["do"] == "block" else None
+    return warm[case["name"]].block(request["calls"]) if request["do"] == "block" else None
 
 
 def _threads(case: Mapping[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(case.get("threads", 1))
+
+
+def _settle(cores: Collection[int] | None) -> None:
+    """Both sides on the same cores: others, and a host that shares them, then slow both alike."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):  # a core that has been taken away meanwhile: anywhere, then
+            os.sched_setaffinity(0, cores)
 
 
 def _recording() -> Any:
