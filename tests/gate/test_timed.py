@@ -96,7 +96,12 @@ def test_disturbed_pairs_count_only_where_there_are_hardly_others() -> None:
 
 def test_slow_models_get_fewer_pairs() -> None:
     asked: list[str] = []
-    timed.paired(lambda side: (asked.append(side) or 1.0, True), random.Random(0), seconds=0.5, clock=lambda: float(len(asked)))  # type: ignore[func-returns-value]
+
+    def block(side: str) -> timed.Block:
+        asked.append(side)
+        return 1.0, True
+
+    timed.paired(block, random.Random(0), seconds=0.5, clock=lambda: float(len(asked)))
     assert (asked.count("base"), asked.count("head")) == (timed.FEWEST_PAIRS, timed.FEWEST_PAIRS)
 
 

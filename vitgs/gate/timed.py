@@ -27,7 +27,7 @@ CONFIRM_SHARE = 0.25  # of the budget, kept back for confirmation
 HASTE = 1.6  # cases leave on the way, so more rounds are planned than would fit with all of them
 OVERTIME = 3.0
 # Blocks of one call: a shared machine changes its speed within ten milliseconds, and what disturbs a pair's both sides cancels only in short pairs.
-# A round spends the time that its processes took to start, shared by the cases that are left. Slow models get a few pairs at least.
+# The cases that are left share a round's time, within limits. Slow models get a few pairs at least.
 CALLS = 1
 PAIRS_S, SHORTEST_S, LONGEST_S = 1.8, 0.3, 0.8
 FEWEST_PAIRS, ENOUGH_PAIRS, LATE = 3, 9, 3.0  # on a machine that wakes processes late a few pairs take long: up to so many times as long
