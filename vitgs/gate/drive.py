@@ -18,7 +18,7 @@ from vitgs.executor.machine_lock import machine_lock
 from vitgs.gate import calibrate as calibration
 from vitgs.gate import cores, exact, history, timed, trees
 from vitgs.gate.cases import GateCase, GateSuite
-from vitgs.gate.sides import Fails, Lacks, Tree, Worker
+from vitgs.gate.sides import Fails, Lacks, Tree, both
 from vitgs.measure import doctor_cpu, machine
 from vitgs.measure.host import Host
 
@@ -177,7 +177,7 @@ def _exact_tier(
     findings: list[exact.Finding] = []
     compared = []
     # Counts have no noise, so the two sides work at the same time.
-    with _of_head(), Worker(base) as before, Worker(head) as after:
+    with _of_head(), both(base, head) as (before, after):
         for case in cases:
             say(f"counting: {case.name}")
             before.tell("exact", case.request("base"))

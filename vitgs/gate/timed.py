@@ -9,7 +9,6 @@ given: real workers, or a test's numbers.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import random
 import statistics
@@ -20,7 +19,7 @@ from typing import Any, Literal
 
 from vitgs.gate import decide
 from vitgs.gate.cases import GateCase
-from vitgs.gate.sides import Tree, Worker
+from vitgs.gate.sides import Tree, Worker, both
 
 FEWEST_ROUNDS, MOST_ROUNDS = 8, 48
 CONFIRM_SHARE = 0.25  # of the budget, kept back for confirmation
@@ -124,9 +123,9 @@ def workers(base: Tree, head: Tree, cases: Mapping[str, GateCase], *, cores: Seq
     rng = random.Random(seed)
 
     def sample(names: Sequence[str]) -> dict[str, Pair]:
-        with contextlib.ExitStack() as stack:
-            # Both start at once: starting isn't timed. While one computes, the other sleeps in a read.
-            sides = {tree.side: stack.enter_context(Worker(tree)) for tree in rng.sample([base, head], 2)}
+        first, second = rng.sample([base, head], 2)
+        with both(first, second) as (one, other):
+            sides = {first.side: one, second.side: other}  # while one computes, the other sleeps in a read
             for name in names:
                 for side, worker in sides.items():
                     worker.tell("warm", cases[name].request(side), cores=cores)

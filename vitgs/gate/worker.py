@@ -1,4 +1,4 @@
-"""The process that works in one tree: `python -P worker.py TREE`, requests as JSON lines on stdin, answers as JSON lines on stdout.
+"""The process that works in one tree, or forks into those of several: requests and answers are JSON lines. `sides` starts it.
 
 The head's file runs in both trees. Of the tree it relies on what stays: `registry.get`, `System.build`, `Clip`; or, for models of one's own, a
 function `package.module:factory` that returns a module and its input. The head's `vitgs.gate` is put into whatever `vitgs` the tree has.
@@ -7,6 +7,7 @@ function `package.module:factory` that returns a module and its input. The head'
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import importlib
 import importlib.util
@@ -14,7 +15,7 @@ import json
 import os
 import sys
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -31,7 +32,7 @@ class Lacking(Exception):
 
 
 def serve(tree: Path, requests: TextIO, answers: TextIO) -> None:
-    """Answers until stdin ends. An answer is `{"ok": …}`, or `{"lacks": why}`, or `{"fails": why}`."""
+    """Answers until the requests end. An answer is `{"ok": …}`, or `{"lacks": why}`, or `{"fails": why}`."""
     warm: dict[str, Warm] = {}
     for line in requests:
         request = json.loads(line)
@@ -156,8 +157,45 @@ def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _begin() -> None:
-    tree = Path(sys.argv[1]).resolve()
+def _begin(sides: Sequence[Mapping[str, Any]]) -> None:
+    """This process as the worker of the only side; of several, one forked for each when torch is there."""
+    if len(sides) == 1:
+        return _work(**sides[0])
+    with contextlib.suppress(ImportError):  # a side whose models need torch tells of it
+        importlib.import_module("torch")
+    gc.freeze()  # what both share stays shared: a collection doesn't touch it
+    children: dict[int, Mapping[str, Any]] = {}
+    for side in sides:
+        if (child := os.fork()) == 0:
+            _close(end for other in sides if other is not side for end in other["ends"])
+            return _work(**side)
+        children[child] = side
+        _close(side["ends"][:1])
+    for _ in sides:
+        child, status = os.wait()
+        _, answers, said = children[child]["ends"]
+        code = os.waitstatus_to_exitcode(status)
+        if code < 0 or not os.fstat(said).st_size:  # a signal is the reason, whatever was said before
+            os.write(said, f"exit status {code}\n".encode())
+        _close([answers])  # the parent sees the answers end only now that it can read why
+    return None
+
+
+def _close(ends: Iterable[int]) -> None:
+    for end in ends:
+        with contextlib.suppress(OSError):  # closed before
+            os.close(end)
+
+
+def _work(tree: str, paths: Sequence[str], ends: Sequence[int], bytecode: bool) -> None:
+    """Serves one side. `bytecode`: whether Python may keep it in the tree."""
+    requests, answers, said = ends
+    # What models print must not be taken for answers.
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    os.chdir(tree)
+    sys.path[:0] = paths
+    sys.dont_write_bytecode = not bytecode
     # The tree's own `vitgs`, or the installed one for a tree without it; inside it the `gate` that this file belongs to.
     import vitgs
 
@@ -165,11 +203,9 @@ def _begin() -> None:
     gate.__path__ = [str(Path(__file__).resolve().parent)]
     sys.modules["vitgs.gate"] = gate
     vitgs.gate = gate
-    # What models print must not be taken for answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    serve(tree, sys.stdin, answers)
+    with open(requests, encoding="utf-8") as asked, open(answers, "w", encoding="utf-8") as answered:
+        serve(Path(tree).resolve(), asked, answered)
 
 
 if __name__ == "__main__":
-    _begin()
+    _begin(json.loads(sys.argv[1]))
