@@ -23,7 +23,6 @@ from vitgs.gate.sides import Tree, Worker, both
 
 FEWEST_ROUNDS, MOST_ROUNDS = 8, 48
 CONFIRM_SHARE = 0.25  # of the budget, kept back for confirmation
-HASTE = 1.6  # cases leave on the way, so more rounds are planned than would fit with all of them
 OVERTIME = 3.0
 # Blocks of one call: a shared machine changes its speed within ten milliseconds, and what disturbs a pair's both sides cancels only in short pairs.
 # The cases that are left share a round's time, within limits. Slow models get a few pairs at least.
@@ -75,7 +74,7 @@ def judge(sample: Sampler, thresholds: Mapping[str, float], *, seconds: float, c
 
 def rounds_in(seconds: float, round_s: float) -> int:
     """How many rounds are planned when one of all cases takes `round_s`: never fewer than give an answer."""
-    return min(max(int(HASTE * seconds / max(round_s, 1e-3)), FEWEST_ROUNDS), MOST_ROUNDS)
+    return min(max(int(seconds / max(round_s, 1e-3)), FEWEST_ROUNDS), MOST_ROUNDS)
 
 
 def _rounds(sample: Sampler, bounds: Mapping[str, float], seconds: float, clock: Callable[[], float]) -> _Progress:
