@@ -40,7 +40,7 @@ from vitgs.measure import machine
 from vitgs.record import digest, to_json
 
 SHARES = (0.03, 0.05, 0.10)
-DECIDE = ("blocks", "cores", "decide", "sides", "timed", "worker")
+DECIDE, TIME = ("blocks", "cores", "decide", "sides", "timed", "worker"), ("blocks",)
 ANSWERS = (0, 1, 4)  # exit codes that are an answer about the change: none, slower, a machine that can't tell
 
 
@@ -60,10 +60,10 @@ def plan(names: Sequence[str], same: int, slowed: int) -> list[Cell]:
     return [Cell(share=share, index=i, case=names[i % len(names)] if share else "") for _, share, i in turns]
 
 
-def gate_code() -> str:
+def gate_code(names: Sequence[str] = DECIDE) -> str:
     """What the rates are of: the files that take times and decide, without their comments and docstrings."""
     folder = Path(gate.__file__).parent
-    return digest({name: _code((folder / f"{name}.py").read_text(encoding="utf-8")) for name in DECIDE})
+    return digest({name: _code((folder / f"{name}.py").read_text(encoding="utf-8")) for name in names})
 
 
 def _code(text: str) -> str:
@@ -153,7 +153,7 @@ def _planted(cell: Cell, given: argparse.Namespace, settings: Mapping[str, Any],
     known = next((row for row in before if row["name"] == name), None)
     if known is None:
         # What another share of this case took says where to begin.
-        first = [cell.share / row["planted"] * row["found"]["tokens"] for row in before if "planted" in row and row["case"] == cell.case]
+        first = [cell.share / row["planted"] * row["found"]["tokens"] for row in before if row["case"] == cell.case]
         with machine_lock(alone=True, waiting=_waiting):
             found = gate_planted.plant(
                 cell.share, lambda tokens: gate_planted.measured(cell.case, tokens, pairs=given.pairs),
@@ -170,10 +170,7 @@ def run(given: argparse.Namespace) -> bool:
     began_s = time.monotonic()
     suite = cases.load("gate")
     suite = dataclasses.replace(suite, cases=cases.chosen(suite, given.cases.split(",") if given.cases else None))
-    settings: dict[str, Any] = to_json({
-        "seconds": given.seconds, "load": given.load, "pairs": given.pairs, "threshold": suite.threshold,
-        "cases": [case.request("head") for case in suite.cases], "machine": machine.slug(), "gate": gate_code(),
-    })  # fmt: skip
+    settings, of_planted = _settings(given, suite)
     cells = plan([case.name for case in suite.cases], given.same, given.slowed)
     done = rows.measured(rows.read(given.out))
     environment = to_json(machine.describe())
@@ -187,19 +184,27 @@ def run(given: argparse.Namespace) -> bool:
                 print(f"the time is up before run {number} of {len(cells)}; the same command goes on", flush=True)
                 break
             run_began_s = time.monotonic()
-            tokens = {cell.case: _planted(cell, given, settings, environment)} if cell.share else {}
+            tokens = {cell.case: _planted(cell, given, of_planted, environment)} if cell.share else {}
             gate_planted.head(folder, base, suite, name, tokens)
             stolen = Stolen()
             row = {"name": name, **asdict(cell), **_gate(folder, base, file, given.seconds), "settings": settings}
             rows.append(given.out, {**row, "burnt_cores": cores, "stolen": stolen.share(), "environment": environment})
             longest_s = max(longest_s, time.monotonic() - run_began_s)
             print(f"{number} of {len(cells)}: {_told(row)}", flush=True)
-            _write(given, settings)
-    return not missed(_write(given, settings))
+            _write(given, settings, of_planted)
+    return not missed(_write(given, settings, of_planted))
 
 
-def _write(given: argparse.Namespace, settings: Mapping[str, Any]) -> list[Row]:
-    found = rows.latest(rows.read(given.out), settings)
+def _settings(given: argparse.Namespace, suite: GateSuite) -> tuple[Row, Row]:
+    """What a run depends on, and what the size of a planted layer does: on how calls are timed, not on how it is decided."""
+    shared = {"load": given.load, "pairs": given.pairs, "cases": [case.request("head") for case in suite.cases], "machine": machine.slug()}
+    of_run = {**shared, "seconds": given.seconds, "threshold": suite.threshold, "gate": gate_code()}
+    return to_json(of_run), to_json({**shared, "timed": gate_code(TIME)})
+
+
+def _write(given: argparse.Namespace, settings: Mapping[str, Any], of_planted: Mapping[str, Any]) -> list[Row]:
+    every = rows.read(given.out)
+    found = rows.latest(every, settings) + rows.latest(every, of_planted)
     given.table.parent.mkdir(parents=True, exist_ok=True)
     given.table.write_text(table(found, settings, asked={0.0: given.same, **dict.fromkeys(SHARES, given.slowed)}), encoding="utf-8")
     return found

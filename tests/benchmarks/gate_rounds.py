@@ -69,14 +69,16 @@ def run(given: argparse.Namespace) -> None:
         planted = {case.name: case for case in cases.load(str(file)).cases if case.name in chosen}
         before, after = (Tree(side=side, folder=folder, python=sys.executable) for side in ("base", "head"))
         settings = to_json({"load": given.load, "cases": sorted(planted), "machine": machine.slug(), "pairs_s": timed.pairs_s(len(planted))})
+        environment = to_json(machine.describe())
         sample = timed.workers(before, after, planted, cores=cores.quietest(1))
         for turn in range(given.rounds):
             for kind in rng.sample(list(KINDS), 2):
                 with mock.patch.object(sides, "FORKS", KINDS[kind]):
                     began_s = time.monotonic()
                     pairs = sample(list(planted))
-                row = {"kind": kind, "s": round(time.monotonic() - began_s, 2), "logs": _logs(pairs), "burnt_cores": burnt, "settings": settings}
-                rows.append(given.out, {"name": rows.name_of({"kind": kind, "turn": turn}, settings), **row, "environment": to_json(machine.describe())})
+                row = {"kind": kind, "turn": turn, "s": round(time.monotonic() - began_s, 2), "logs": _logs(pairs), "burnt_cores": burnt}
+                name = rows.name_of({"kind": kind, "turn": turn}, settings)
+                rows.append(given.out, {"name": name, **row, "settings": settings, "environment": environment})
 
 
 def _logs(pairs: Mapping[str, timed.Pair]) -> dict[str, float]:
@@ -87,7 +89,7 @@ def main() -> int:
     """The program; its exit code."""
     parser = argparse.ArgumentParser(description="What forking both sides of a gate's round from one process is worth.")
     parser.add_argument("--rounds", type=int, default=24, help="of each kind")
-    parser.add_argument("--cases", default="graphsampler,vit_mean,joint,timesformer,tome,video_swin", metavar="A,B", help="these cases of the gate's suite")
+    parser.add_argument("--cases", default="", metavar="A,B", help="these cases of the gate's suite alone")
     parser.add_argument("--load", type=int, default=1, help="processes that burn a core each meanwhile")
     parser.add_argument("--out", type=Path, default=folders.results() / "gate-rounds.ndjson")
     given = parser.parse_args()
