@@ -57,8 +57,8 @@ def _robust(values: Sequence[float]) -> float:
     return NORMAL * statistics.median(abs(value - middle) for value in values)
 
 
-def run(given: argparse.Namespace) -> None:
-    """Makes the rounds, each on the disk before the next."""
+def run(given: argparse.Namespace) -> list[Row]:
+    """Makes the rounds, each on the disk before the next; all that the record has of these settings."""
     suite = cases.load("gate")
     chosen = {case.name: case for case in cases.chosen(suite, given.cases.split(",") if given.cases else None)}
     rng = random.Random(0)
@@ -79,6 +79,7 @@ def run(given: argparse.Namespace) -> None:
                 row = {"kind": kind, "turn": turn, "s": round(time.monotonic() - began_s, 2), "logs": _logs(pairs), "burnt_cores": burnt}
                 name = rows.name_of({"kind": kind, "turn": turn}, settings)
                 rows.append(given.out, {"name": name, **row, "settings": settings, "environment": environment})
+    return rows.latest(rows.read(given.out), settings)
 
 
 def _logs(pairs: Mapping[str, timed.Pair]) -> dict[str, float]:
@@ -94,11 +95,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=folders.results() / "gate-rounds.ndjson")
     given = parser.parse_args()
     try:
-        run(given)
+        found = run(given)
     except VitgsError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    for kind, told in spreads(rows.read(given.out)).items():
+    for kind, told in spreads(found).items():
         print(f"{kind}: {told['rounds']} rounds of {told['s']:.1f} s; spread {told['robust']:.2f} %, standard deviation {told['deviation']:.2f} %")
     return 0
 
