@@ -53,6 +53,7 @@ def table(found: Sequence[Row], settings: Mapping[str, Any], *, asked: Mapping[f
     wanted = ", ".join(f"{percent(share, 0)} % slower found in at least {percent(least, 0)} %" for share, least in MUST_BE_FOUND.items())
     load = f"{settings['load']} core{'s' * (settings['load'] != 1)} burnt beside it"
     names = ", ".join(case["name"] for case in settings["cases"])
+    verdict = f"Not as asked: {answer}" if answer else "As asked" if complete else "As asked so far" if answered else "Nothing to say yet"
     lines = [
         "# How often the gate is wrong",
         "",
@@ -61,8 +62,7 @@ def table(found: Sequence[Row], settings: Mapping[str, Any], *, asked: Mapping[f
         "Slowdowns are planted in one case a run, each case in turn: a linear layer more, really computed. All figures are of the timed tier alone.",
         "",
         f"* {'All runs made' if complete else f'So far {len(answered)} of {sum(asked.values())} runs'}.",
-        f"* {'Not as asked: ' + answer if answer else 'As asked' if answered else 'Nothing to say yet'} (no false alarm; {wanted}; "
-        f"median run at most {MEDIAN_AT_MOST_S:.0f} s).",
+        f"* {verdict} (no false alarm; {wanted}; median run at most {MEDIAN_AT_MOST_S:.0f} s).",
         *_stolen(answered),
         f"* Again, or further: `python -m tests.benchmarks.gate_rates --seconds {settings['seconds']:g} --load {settings['load']} "
         f"--cases {names.replace(', ', ',')}`.",
