@@ -47,7 +47,8 @@ class Outcome:
 def compare(base: Case, head: Case, *, seconds: float = 0.0, threshold: float = 0.02, allowed: Collection[str] = ()) -> Outcome:
     """What `head` does more of than `base`; with `seconds`, also whether it is slower by more than `threshold`.
 
-    `allowed`: quantities that may grow ("parameters", say).
+    `threshold` is wider than the 1 % of the suite `gate`, since one process is one placing of memory. `allowed`: quantities that may grow
+    ("parameters", say).
     """
     findings = exact.compare(head.name, _read(base), _read(head), allowed=allowed)
     if seconds <= 0:
