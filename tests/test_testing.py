@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -116,9 +115,12 @@ class OtherNames(Sound):
 
 
 class Unmarked(Sound):
+    """Computes in no stage at all: the share is 0 however the machine stalls."""
+
     def forward(self, clip_BTCHW: Tensor, gain: float | None = None) -> Tensor:
-        time.sleep(0.05)
-        return super().forward(clip_BTCHW, gain)
+        means_B1 = clip_BTCHW.mean((1, 2, 3, 4))[:, None]
+        logits: Tensor = self.head(means_B1.expand(-1, self.head.in_features))
+        return logits * (self.gain if gain is None else gain)
 
 
 def system(construct: Callable[..., nn.Module]) -> System:
