@@ -36,7 +36,7 @@ ALPHA = 0.1
 TRIM = 0.2
 SURE = 0.95
 FEWEST = 3
-WORTH, HOPE, FEWEST_TO_GIVE_UP = 0.03, 0.1, 6  # of fewer rounds a wild one is not cut off
+WORTH, HOPE, FEWEST_TO_GIVE_UP = 0.03, 0.1, 6  # of five rounds on, the trimmed mean cuts a wild one off
 Verdict = Literal["slower", "faster", "same", "hopeless", "open"]
 
 
