@@ -98,6 +98,21 @@ def test_two_machines_are_not_mixed(tmp_path: Path) -> None:
     assert len(book.of("one", "moment")) == len(book.of("two", "moment")) == 8
 
 
+def test_times_of_two_machines_in_one_folder_are_not_put_side_by_side(tmp_path: Path) -> None:
+    rows = [
+        dataclasses.replace(row, environment={**row.environment, "machine": "b" if row.job.system == "graphsampler" else "a"})
+        for row in records(BASE, ("moment",), 1)
+    ]
+    book = load_book([write(tmp_path, rows)], current=None)
+    assert any("trained on several machines" in note and "b: graphsampler" in note for note in book.notes)
+    assert any("machine a" in note and "measure rows at other settings" in note for note in book.notes)
+    of = {name: [p for p in book.points if p.configuration.system == name] for name in ("graphsampler", "joint")}
+    assert all(p.cost.latency_ms.value is None and p.top1.estimate.value is not None for p in of["graphsampler"])
+    assert any(p.cost.latency_ms.value for p in of["joint"])
+    alone = load_book([write(tmp_path / "alone", [row for row in rows if row.job.system != "graphsampler"])], current=None)
+    assert not any("several machines" in note for note in alone.notes)
+
+
 @pytest.mark.parametrize("make", [lambda folder: None, lambda folder: (folder / "machine").mkdir(), lambda folder: write(folder, [])])
 def test_nothing_there_says_what_to_do(tmp_path: Path, make: object) -> None:
     make(tmp_path)  # type: ignore[operator]

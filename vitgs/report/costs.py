@@ -1,4 +1,4 @@
-"""Measure rows -> what each configuration costs, at one setting (device, type, threads, batch) for all, with speed-ups against the anchor."""
+"""Measure rows -> what each configuration costs, at one setting (device, type, threads, batch, machine), with speed-ups against the anchor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from vitgs.record import Record
 from vitgs.report.points import ANCHOR, Configuration, Cost
-from vitgs.report.reading import configuration_of, estimate, number
+from vitgs.report.reading import configuration_of, estimate, machine_of, number
 
 _SETTING = ("device", "dtype", "threads", "batch")
 # Where a measure row keeps each value: by its own name, or inside the part that measured it.
@@ -40,7 +40,7 @@ class Costs:
         self.rows = [row for row in rows if common and _setting(row) == common[0][0]]
         self.notes: list[str] = []
         if len(self.rows) < len(rows):
-            at = ", ".join(f"{k} {v}" for k, v in zip(_SETTING, common[0][0], strict=True) if v)
+            at = ", ".join(f"{k} {v}" for k, v in zip((*_SETTING, "machine"), common[0][0], strict=True) if v)
             self.notes.append(f"costs are those at {at}; {len(rows) - len(self.rows)} measure rows at other settings are in the results files only")
         self._by_key: dict[Any, list[Record]] = {}
         for row in self.rows:
@@ -96,4 +96,5 @@ def _key(c: Configuration) -> Any:
 
 
 def _setting(row: Record) -> tuple[Any, ...]:
-    return tuple(row.result.get(name, row.job.options.get(name)) for name in _SETTING)
+    """What all costs of one table must share; times of two machines are never put side by side."""
+    return (*(row.result.get(name, row.job.options.get(name)) for name in _SETTING), machine_of(row))

@@ -15,7 +15,7 @@ from vitgs.report.accuracy import Accuracies
 from vitgs.report.costs import Costs
 from vitgs.report.naming import name_all
 from vitgs.report.points import Accuracy, Book, Configuration, CurvePoint, Lost, Name, Point, Training
-from vitgs.report.reading import CONTAMINATED, STALE, CurrentVersion, configuration_of, is_stale, newest, number
+from vitgs.report.reading import CONTAMINATED, STALE, CurrentVersion, configuration_of, is_stale, machine_of, newest, number
 from vitgs.report.sources import MachineResults
 
 MOMENTARY = ("load_1min", "threads", "git_dirty")
@@ -161,7 +161,17 @@ class _Machine:
         found = [f"{self._name}: no clip groups for {what}; {why}" for what in sorted(self._accuracies.ungrouped)]
         if self._mixed:
             found.append(f"{self._name}: {self._mixed} eval rows of earlier recipes, data versions or repetitions are in the results files only")
+        if several := _made_on(self._train.values()):
+            found.append(f"{self._name}: trained on several machines ({several}); seconds and rates of training compare within one machine only")
         return found + [f"{self._name}: {note}" for note in self._costs.notes]
+
+
+def _made_on(rows: Iterable[Record]) -> str:
+    """Which machine trained which systems; empty where one trained all."""
+    systems: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        systems[machine_of(row)].add(row.job.system)
+    return "; ".join(f"{machine}: {', '.join(sorted(names))}" for machine, names in sorted(systems.items())) if len(systems) > 1 else ""
 
 
 def _no_reason(stale: bool) -> str:

@@ -43,6 +43,11 @@ def configuration_of(job: Job, machine: str) -> Configuration:
     )
 
 
+def machine_of(record: Record) -> str:
+    """The machine that made a row, by the row's own word: a folder may hold rows of several."""
+    return str(record.environment.get("machine") or "")
+
+
 def frozen(knobs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """Knobs as a value that can be a key; a list becomes its JSON text."""
     return tuple((k, json.dumps(v) if isinstance(v, (list, dict)) else v) for k, v in sorted(knobs.items()))
