@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from vitgs.graphsampler.memory import MemoryBank, _since_last, pool_by_frame
+from vitgs.graphsampler.memory import MemoryBank, frames_since, pool_by_frame
 
 
 def test_pooling_by_frame_equals_a_loop_over_frames() -> None:
@@ -30,7 +30,7 @@ def test_the_update_is_a_gru_cell_that_skips_empty_frames() -> None:
     message = torch.randn(1, 4, 2, 6)
     held = torch.tensor([[True, False, True, True]])
     states = bank.update(message, held)
-    since = _since_last(held)
+    since = frames_since(held)
     state = bank.slot.clone()
     for t in range(4):
         if held[0, t]:
@@ -40,7 +40,7 @@ def test_the_update_is_a_gru_cell_that_skips_empty_frames() -> None:
 
 
 def test_time_since_the_last_update_is_counted_over_gaps() -> None:
-    assert _since_last(torch.tensor([[True, False, False, True, True]])).tolist() == [[1, 1, 2, 3, 1]]
+    assert frames_since(torch.tensor([[True, False, False, True, True]])).tolist() == [[1, 1, 2, 3, 1]]
 
 
 def test_the_state_of_a_time_does_not_depend_on_later_nodes() -> None:
