@@ -1,8 +1,9 @@
-"""The long-term bank: what it holds against a loop over nodes, carried on as whole, its read against a loop, and the model that it leaves as it was."""
+"""The long-term bank: what it holds against a loop over nodes, carried on as whole, its read against a loop, and a start without effect."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -86,7 +87,7 @@ def test_a_masked_node_is_never_held(dtype: torch.dtype) -> None:
 def chunks(bank: LongBank, x: Tensor, frame: Tensor, bias: Tensor | None, cuts: list[int]) -> tuple[Tensor, list[Entries]]:
     """One video of a batch, chunk after chunk; all chunks have nodes."""
     earlier, out, seen = None, [], []
-    for first, last in zip(cuts, cuts[1:], strict=False):
+    for first, last in pairwise(cuts):
         here = (frame[0] >= first) & (frame[0] < last)
         position = nn.functional.pad((frame[:, here] - first).unsqueeze(2).float(), (0, 2))
         nodes = Tokens(x_BND=x[:, here], position_BN3=position, bias_BN=None if bias is None else bias[:, here])
@@ -161,7 +162,9 @@ def test_a_node_hears_nothing_of_its_own_frame_or_later() -> None:
     assert not torch.allclose(out[:, 5], changed[:, 5] - later[:, 5] + x[:, 5])
 
 
-@pytest.mark.parametrize("knobs", [{}, {"memory": 0, "layers": 0}, {"readout": "class", "utility": "none"}, {"merge": "tome"}, {"place": "between"}], ids=str)
+@pytest.mark.parametrize(
+    "knobs", [{}, {"memory": 0, "layers": 0}, {"readout": "class", "utility": "none"}, {"merge": "tome"}, {"place": "between"}], ids=str
+)
 def test_at_its_start_the_bank_changes_nothing(knobs: dict[str, object]) -> None:
     plain, banked = build(**knobs), build(bank=8, **knobs)
     report = banked.load_state_dict(plain.state_dict(), strict=False)
@@ -200,7 +203,11 @@ def test_the_read_is_counted_and_grows_with_the_bank() -> None:
 
 @pytest.mark.parametrize(
     ("knobs", "says"),
-    [({"bank": -1}, "bank must be a whole number between 0 and 4096"), ({"bank": 2.5}, "whole number"), ({"cell": "lstm"}, "cell must be one of gru, rnn")],
+    [
+        ({"bank": -1}, "bank must be a whole number between 0 and 4096"),
+        ({"bank": 2.5}, "whole number"),
+        ({"cell": "lstm"}, "cell must be one of gru, rnn"),
+    ],
 )
 def test_what_no_bank_can_be_is_refused(knobs: dict[str, object], says: str) -> None:
     with pytest.raises(UsageError, match=says):

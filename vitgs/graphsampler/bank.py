@@ -5,8 +5,8 @@ log utility (0 where nothing scores), t_i its frame and nodes numbered in time o
 
 * Write: a frame writes all its nodes. Evict: of the entries the lowest scores go, of equal ones the earlier, until K are left. So
   bank(t) = best_K(bank(t-1), frame t) = best_K{i : t_i <= t} by (c_i, i): the same however a video is cut, frame after frame or all at once.
-* Read, before the frame is written: x_i + O sum_j a_ij (v_j + R g_ij) over j in bank(t_i - 1), a_ij = softmax_j(q_i . k_j / sqrt(d) + MLP(g_ij) + c_j)
-  with the time gap g_ij = log(1 + t_i - t_j). O starts at zero. From an empty bank nothing is added.
+* Read, before the frame is written: x_i + O sum_j a_ij (v_j + R g_ij) over j in bank(t_i - 1), with the time gap g_ij = log(1 + t_i - t_j) and
+  a_ij = softmax_j(q_i . k_j / sqrt(d) + MLP(g_ij) + c_j). O starts at zero. From an empty bank nothing is added.
 
 Keys and values of what was seen as memory: MeMViT (Wu 2022), which keeps the latest; to keep the best is this project's.
 
@@ -53,7 +53,7 @@ def held_before(score_BA: Tensor, frame_BA: Tensor, frames: int, count: int) -> 
     Frames below 0 are before the first. A node whose score is the lowest number (a masked one, an empty place) is never held. All frames at once: the
     best of each frame, then a scan in log2 T rounds, each of which merges two spans that meet (Hillis 1986). Cost O(A log A + T K log T).
     """
-    batch, total = score_BA.shape
+    total = score_BA.shape[1]
     # Worst first, of equal ones the earlier. From here on a node is its rank, and no two are equal.
     order_BA = (score_BA.float() * SCORE_STEPS).round().argsort(dim=1, stable=True)
     best_BA = order_BA.flip(1)
@@ -172,8 +172,8 @@ class LongBank(nn.Module):
         logit_BTKh = self.gap(gap_BTK.unsqueeze(3)) + _of(entries.score_BA, node_BTK).unsqueeze(3)
         # All places of an empty bank weigh the same, so that no softmax is without a finite number; what they say isn't taken.
         some_BT1 = filled_BTK.any(dim=2, keepdim=True)
-        shut_BTK = torch.where(some_BT1, torch.finfo(logit_BTKh.dtype).min, 0.0).to(logit_BTKh.dtype)
-        logit_BTKh = torch.where(filled_BTK.unsqueeze(3), logit_BTKh, shut_BTK.unsqueeze(3))
+        shut_BTKh = torch.zeros_like(logit_BTKh).masked_fill(some_BT1.unsqueeze(3), torch.finfo(logit_BTKh.dtype).min)
+        logit_BTKh = torch.where(filled_BTK.unsqueeze(3), logit_BTKh, shut_BTKh)
         message_BSW, ago_BSh = attend(self.query(h_BSD), neighbours(entries.said_BAX, node_BTK), logit_BTKh, gap_BTK, frame_BS)
         added_BSD = self.output(message_BSW + self.gap_value(ago_BSh))
         out_BSD: Tensor = x_BSD + torch.where(rows(some_BT1, frame_BS), added_BSD, 0.0)

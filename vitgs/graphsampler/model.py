@@ -1,6 +1,6 @@
 """The method as a system: glance, select, encode what is kept, connect it by a graph, remember over time, read out.
 
-Every part can be switched off by a knob: with budget 1, `utility` none, L = 0, memory 0 and no bank the plain ViT comes out (joint or a frame at a time).
+Every part can be switched off by a knob: with budget 1, `utility` none, L = 0, memory 0 and bank 0 the plain ViT comes out (joint or by frames).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The same as `stream`, of a whole clip in one pass: what streaming is held to, written apart from it.
 
 Utility, choice, ViT, graph, memory and readout each run once over all chunks: utility by its parts with the frames ahead of a chunk masked, chunks as
-rows of a padded batch, one graph over all nodes with candidates in a causal window, the bank of each frame sought among all earlier nodes, one scan of the
-memory, one softmax of the readout; nothing is carried. Meant for checks.
+rows of a padded batch, one graph over all nodes with candidates in a causal window, the bank of each frame sought among all earlier nodes, one scan
+of the memory, one softmax of the readout; nothing is carried. Meant for checks.
 
 Suffixes beside those of the package: R rows of a padded batch, Q their longest; C chunks, W candidates of a chunk's nodes.
 """
@@ -185,7 +185,7 @@ def _windowed(appearance_BSD: Tensor, position_BS3: Tensor, own: Sequence[Run], 
 
 
 def _recalled(bank: LongBank, x_BSD: Tensor, frame_BS: Tensor, frames: int, bias_BS: Tensor | None) -> Tensor:
-    """The nodes after their read of the bank: for each frame the best of all earlier nodes, sought anew; B S K W numbers and B T S are held at once."""
+    """The nodes after their read of the bank: for each frame the best of all earlier nodes, sought anew; makes B S K W and B T S numbers."""
     (batch, count), h_BSD = frame_BS.shape, bank.norm(x_BSD)
     score_BS = h_BSD.new_zeros(batch, count) if bias_BS is None else bias_BS
     closed_BTS = frame_BS.unsqueeze(1) >= torch.arange(frames, device=frame_BS.device).unsqueeze(1)

@@ -14,7 +14,8 @@ What a chunk computes, and what it carries on; `onepass.whole` computes the same
   So frames within a chunk stay told apart and in order, whatever came before.
 * **The graph**: nodes hear those of their chunk and of the `past_chunks` before it, which are not updated again; positions are relative. Left out,
   `past_chunks` is as many as hold the model's `window`, which counts in frames; for a window of the whole clip, as many as hold a clip.
-* **The bank** goes on from the carried entries, **memory** from the carried states, the **readout** from carried sums. Class tokens are averaged, each weighted by the frames that it saw.
+* **The bank** goes on from the carried entries, **memory** from the carried states, the **readout** from carried sums. Class tokens are averaged,
+  each weighted by the frames that it saw.
 
 One chunk as long as the clip is the model itself, when the model's window is 0 or covers the clip: then no node is out of another's sight.
 """
@@ -86,9 +87,9 @@ class Past:
 class State:
     """All that is carried from chunk to chunk; its size is constant once `past` is full.
 
-    `frames`: seen so far; `glance_BND`: what utility saw in the last frames; `past`: of the last chunks, oldest first; `bank`: what the long-term bank
-    holds; `pooled`: readout so far, of class tokens where there are some; `changed`: what graph, bank and memory added to the nodes, pooled, where
-    class tokens are to hear of it.
+    `frames`: seen so far; `glance_BND`: what utility saw in the last frames; `past`: of the last chunks, oldest first; `bank`: what the bank holds;
+    `pooled`: readout so far, of class tokens where there are some; `changed`: what graph, bank and memory added to the nodes, pooled, where class
+    tokens are to hear of it.
     """
 
     frames: int
