@@ -1,4 +1,4 @@
-"""The method is one graph for `torch.compile`: no break at default knobs, in training and at test time, and the same numbers as eager."""
+"""The method is one graph for `torch.compile`: no break, by default or with a bank, in training and at test time; the same numbers as eager."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from vitgs.graphsampler.model import SYSTEM, GraphSampler
 from vitgs.spec import Clip
 
 
-@pytest.fixture
-def model() -> GraphSampler:
+@pytest.fixture(params=[{}, {"bank": 4, "cell": "rnn"}], ids=str)
+def model(request: pytest.FixtureRequest) -> GraphSampler:
     torch.manual_seed(0)
-    model = SYSTEM.build("test", Clip(frames=4, height=32, width=32, classes=6), style="digits")
+    model = SYSTEM.build("test", Clip(frames=4, height=32, width=32, classes=6), style="digits", **request.param)
     assert isinstance(model, GraphSampler)
+    if model.bank is not None:
+        torch.nn.init.normal_(model.bank.output.weight)
     return model
 
 

@@ -43,6 +43,8 @@ SETTINGS: list[dict[str, object]] = [
     {"select": "random", "utility": "none"},
     {"select": "uniform", "utility": "none", "k": 16},
     {"layers": 0, "memory": 4},
+    {"bank": 4, "cell": "rnn"},
+    {"bank": 4, "memory": 0, "utility": "none"},
     {"layers": 1, "memory": 0},
     {"layers": 0, "memory": 0, "select": "none", "utility": "none"},
 ]

@@ -1,11 +1,15 @@
-"""The memory bank against a loop over nodes and torch's own GRU cell, and its behaviour on frames without nodes."""
+"""The memory bank against a loop over nodes and torch's own recurrent cells, and its behaviour on frames without nodes."""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+import math
 
-from vitgs.graphsampler.memory import MemoryBank, _since_last, pool_by_frame
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vitgs.graphsampler.cells import CELLS, Rnn
+from vitgs.graphsampler.memory import Memory, MemoryBank, frames_since, pool_by_frame
 
 
 def test_pooling_by_frame_equals_a_loop_over_frames() -> None:
@@ -22,15 +26,16 @@ def test_pooling_by_frame_equals_a_loop_over_frames() -> None:
                 torch.testing.assert_close(pooled[b, t], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_update_is_a_gru_cell_that_skips_empty_frames() -> None:
+@pytest.mark.parametrize("name", ["gru", "rnn"])
+def test_the_update_is_torchs_cell_that_skips_empty_frames(name: str) -> None:
     torch.manual_seed(0)
-    bank = MemoryBank(8, 6, 2, eps=1e-6)
-    cell = nn.GRUCell(6, 6)
+    bank = MemoryBank(8, 6, 2, eps=1e-6, cell=CELLS[name])
+    cell = nn.GRUCell(6, 6) if name == "gru" else nn.RNNCell(6, 6)
     cell.load_state_dict({"weight_ih": bank.input.weight, "bias_ih": bank.input.bias, "weight_hh": bank.hidden.weight, "bias_hh": bank.hidden.bias})
     message = torch.randn(1, 4, 2, 6)
     held = torch.tensor([[True, False, True, True]])
     states = bank.update(message, held)
-    since = _since_last(held)
+    since = frames_since(held)
     state = bank.slot.clone()
     for t in range(4):
         if held[0, t]:
@@ -39,8 +44,47 @@ def test_the_update_is_a_gru_cell_that_skips_empty_frames() -> None:
         torch.testing.assert_close(states[0, t], state, atol=1e-6, rtol=1e-5)
 
 
+def test_the_plain_cell_is_torchs_rnn() -> None:
+    torch.manual_seed(0)
+    bank = MemoryBank(8, 6, 3, eps=1e-6, cell=Rnn())
+    rnn = nn.RNN(6, 6, batch_first=True)
+    weights = {"weight_ih": bank.input.weight, "bias_ih": bank.input.bias, "weight_hh": bank.hidden.weight, "bias_hh": bank.hidden.bias}
+    rnn.load_state_dict({f"{name}_l0": value for name, value in weights.items()})
+    message, held = torch.randn(2, 5, 3, 6), torch.ones(2, 5, dtype=torch.bool)
+    states = bank.update(message, held)
+    given = message + bank.slot + bank.gap(torch.tensor([math.log(2), 0.0]))
+    for slot in range(3):
+        expected, _ = rnn(given[:, :, slot], bank.slot[slot].expand(1, 2, -1).contiguous())
+        torch.testing.assert_close(states[:, :, slot], expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gru", "rnn"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_a_frame_without_nodes_leaves_the_state_to_the_last_bit(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    bank = MemoryBank(8, 6, 2, eps=1e-6, cell=CELLS[name]).to(dtype)
+    held = torch.tensor([[False, True, False, False]])
+    states = bank.update(torch.randn(1, 4, 2, 6, dtype=dtype), held)
+    assert torch.equal(states[0, 0], bank.slot) and not torch.equal(states[0, 1], bank.slot)
+    assert torch.equal(states[0, 2], states[0, 1]) and torch.equal(states[0, 3], states[0, 1])
+    again = bank.update(torch.randn(1, 4, 2, 6, dtype=dtype), held & False, Memory(state_BMW=states[:, 3], since_B=torch.tensor([2.0])))
+    assert torch.equal(again, states[:, 3:].expand(-1, 4, -1, -1))
+
+
+@pytest.mark.parametrize("name", ["gru", "rnn"])
+def test_the_gradient_reaches_the_first_frame(name: str) -> None:
+    torch.manual_seed(0)
+    bank = MemoryBank(8, 6, 2, eps=1e-6, cell=CELLS[name])
+    message: Tensor = torch.randn(1, 4, 2, 6, requires_grad=True)
+    torch.autograd.backward(bank.update(message, torch.ones(1, 4, dtype=torch.bool))[:, -1].sum())
+    assert message.grad is not None and float(message.grad[:, 0].abs().sum()) > 1e-4
+    assert bank.hidden.weight.grad is not None and float(bank.hidden.weight.grad.abs().sum()) > 0
+
+
 def test_time_since_the_last_update_is_counted_over_gaps() -> None:
-    assert _since_last(torch.tensor([[True, False, False, True, True]])).tolist() == [[1, 1, 2, 3, 1]]
+    assert frames_since(torch.tensor([[True, False, False, True, True]])).tolist() == [[1, 1, 2, 3, 1]]
+    held = torch.tensor([[True, False, False], [False, False, True]])
+    assert frames_since(held, torch.tensor([0.0, 4.0])).tolist() == [[1, 1, 2], [5, 6, 7]]
 
 
 def test_the_state_of_a_time_does_not_depend_on_later_nodes() -> None:

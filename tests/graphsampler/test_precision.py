@@ -15,6 +15,7 @@ SETTINGS: list[dict[str, object]] = [
     {},
     {"readout": "class", "message": "mean"},
     {"decision": "dense", "attention": "frame", "glance": "patch", "window": 2},
+    {"bank": 4, "cell": "rnn"},
 ]
 
 
@@ -23,6 +24,8 @@ def build(**knobs: object) -> GraphSampler:
     model = SYSTEM.build("test", CLIP, style="digits", **knobs)
     assert isinstance(model, GraphSampler) and model.memory is not None
     torch.nn.init.normal_(model.memory.read.weight, std=0.1)
+    if model.bank is not None:
+        torch.nn.init.normal_(model.bank.output.weight, std=0.1)
     return model
 
 

@@ -15,6 +15,7 @@ from vitgs.backbone.readout import AttentionReadout
 from vitgs.backbone.tokens import Tokens
 from vitgs.errors import UsageError
 from vitgs.graphsampler.causal import blank_memory, causal_edges, joined, pool_nodes, remember
+from vitgs.graphsampler.cells import CELLS
 from vitgs.graphsampler.edges import build_edges
 from vitgs.graphsampler.memory import MemoryBank
 from vitgs.graphsampler.model import SYSTEM, GraphSampler
@@ -57,6 +58,9 @@ SETTINGS: list[Knobs] = [
     {"select": "random", "utility": "none", "readout": "mean"},
     {"select": "uniform", "utility": "none", "k": 16},
     {"layers": 0, "memory": 0, "select": "none", "utility": "none", "readout": "class"},
+    {"bank": 8, "cell": "rnn"},
+    {"bank": 3, "memory": 0, "decision": "dense", "attention": "frame", "readout": "class"},
+    {"bank": 16, "layers": 0, "utility": "none", "select": "uniform"},
 ]
 
 
@@ -109,6 +113,18 @@ def test_an_answer_does_not_depend_on_what_comes_later() -> None:
     assert not torch.equal(answers[0][2], answers[1][2])
 
 
+def test_the_bank_outlives_the_window_and_counts_in_the_size() -> None:
+    model = build(bank=8, memory=0, window=2)
+    streamer, state, plain = Streamer(model, 4), None, None
+    for chunk in torch.split(video(64), 4, dim=1):
+        state, _ = streamer.step(state, chunk)
+        plain, _ = Streamer(build(memory=0, window=2), 4).step(plain, chunk)
+    assert state is not None and state.bank is not None and plain is not None
+    assert state.bank.frame_BA.shape == (1, 8) and int(state.bank.frame_BA.min()) < -8
+    carried = (state.bank.said_BAX, state.bank.score_BA, state.bank.frame_BA)
+    assert state.size_bytes == plain.size_bytes + sum(one.numel() * one.element_size() for one in carried)
+
+
 def test_a_step_leaves_its_state_as_it_was() -> None:
     streamer, clip = Streamer(build(), 4), video(8)
     state, _ = streamer.step(None, clip[:, :4])
@@ -117,8 +133,9 @@ def test_a_step_leaves_its_state_as_it_was() -> None:
     assert state.frames == 4
 
 
-def test_size_and_peak_are_constant_over_a_long_video() -> None:
-    model = build(window=8)
+@pytest.mark.parametrize("knobs", [{}, {"bank": 8}], ids=str)
+def test_size_and_peak_are_constant_over_a_long_video(knobs: Knobs) -> None:
+    model = build(window=8, **knobs)
     streamer = Streamer(model, 4)
     clip = video(64)
     peaks, sizes, state = [], [], None
@@ -135,8 +152,9 @@ def test_size_and_peak_are_constant_over_a_long_video() -> None:
     assert max(float(p.position_BP3.abs().max()) for p in state.past) <= 8
 
 
-def test_a_long_video_agrees_with_one_pass() -> None:
-    model, clip = build(), video(100)
+@pytest.mark.parametrize("knobs", [{}, {"bank": 8}, {"bank": 8, "utility": "none", "cell": "rnn"}], ids=str)
+def test_a_long_video_agrees_with_one_pass(knobs: Knobs) -> None:
+    model, clip = build(**knobs), video(100)
     torch.testing.assert_close(stream(model, clip, 8, 0.1), whole(model, clip, 8, 0.1), atol=1e-4, rtol=0)
 
 
@@ -206,9 +224,10 @@ def test_pictures_that_stand_still_tie_and_the_latest_is_heard() -> None:
     assert edges.node_BSE[0, :, :3].tolist() == [[8, 6, 4], [9, 7, 5]]
 
 
-def test_memory_goes_on_where_it_was() -> None:
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+def test_memory_goes_on_where_it_was(cell: str) -> None:
     torch.manual_seed(0)
-    bank = MemoryBank(8, 6, 2, eps=1e-6)
+    bank = MemoryBank(8, 6, 2, eps=1e-6, cell=CELLS[cell])
     bank.read.weight.normal_()
     frame = torch.tensor([[0, 0, 3, 3, 4, 9], [1, 1, 1, 5, 8, 8]])
     x, bias = torch.randn(2, 6, 8), torch.randn(2, 6)

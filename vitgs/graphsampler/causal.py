@@ -18,7 +18,7 @@ from vitgs.backbone.readout import AttentionReadout
 from vitgs.backbone.tokens import Tokens
 from vitgs.graphsampler.edges import FRAME_CELLS, Edges, build_edges, neighbours, relative_features
 from vitgs.graphsampler.graph import GraphLayer, pass_messages
-from vitgs.graphsampler.memory import MemoryBank, gap_features, pool_by_frame
+from vitgs.graphsampler.memory import Memory, MemoryBank, frames_since
 
 # Similarities closer than this are a tie: rounding, which differs with the shape of a product, must not pick neighbours.
 SIMILARITY_STEPS = 2**16
@@ -77,14 +77,6 @@ def listen(layer: GraphLayer, x_BSD: Tensor, past_BPX: Tensor | None, edges: Edg
     return layer.take(x_BSD, *pass_messages(said_BAX, edges, logit_BSEh, query_BSD)), said_BSX
 
 
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """The slots' states, and how many frames have passed since the last one with nodes (counted from before the video while there was none)."""
-
-    state_BMW: Tensor
-    since_B: Tensor
-
-
 def blank_memory(bank: MemoryBank, batch: int) -> Memory:
     """The memory before the first frame."""
     return Memory(state_BMW=bank.slot.expand(batch, -1, -1), since_B=bank.slot.new_zeros(batch, dtype=torch.float32))
@@ -93,26 +85,10 @@ def blank_memory(bank: MemoryBank, batch: int) -> Memory:
 def remember(bank: MemoryBank, nodes: Tokens, frames: int, memory: Memory) -> tuple[Tensor, Memory]:
     """The nodes of `frames` more frames (t counted from the first of them) enriched by the state of their time `(B, S, D)`, and the memory after."""
     frame_BS = nodes.position_BN3[..., 0].long()
-    h_BSD = bank.norm(nodes.x_BND)
-    logit_BSM = bank.write(h_BSD)
-    biased_BSM = logit_BSM if nodes.bias_BN is None else logit_BSM + nodes.bias_BN.unsqueeze(-1)
-    message_BTMW, held_BT = pool_by_frame(bank.value(h_BSD), biased_BSM, frame_BS, frames)
-    state_BMW, since_B, states = memory.state_BMW, memory.since_B, []
-    for message_BMW, held_B in zip(message_BTMW.unbind(1), held_BT.unbind(1), strict=True):
-        since_B = since_B + 1
-        incoming_BMX = bank.input(message_BMW + bank.slot + bank.gap(gap_features(since_B, message_BMW.dtype)).unsqueeze(1))
-        hidden_BMX = bank.hidden(state_BMW)
-        reset_BMW, keep_BMW = torch.sigmoid(incoming_BMX + hidden_BMX)[..., : 2 * bank.width].chunk(2, dim=-1)
-        proposed_BMW = torch.tanh(torch.addcmul(incoming_BMX[..., 2 * bank.width :], reset_BMW, hidden_BMX[..., 2 * bank.width :]))
-        state_BMW = torch.where(
-            held_B[:, None, None], torch.lerp(proposed_BMW.to(state_BMW.dtype), state_BMW, keep_BMW.to(state_BMW.dtype)), state_BMW
-        )
-        since_B = torch.where(held_B, 0.0, since_B)
-        states.append(state_BMW)
-    row_B1 = torch.arange(len(frame_BS), device=frame_BS.device).unsqueeze(1)
-    own_BSMW = torch.stack(states, dim=1)[row_B1, frame_BS]
-    read_BSW = (logit_BSM.softmax(dim=-1).unsqueeze(2) @ own_BSMW).squeeze(2)
-    return nodes.x_BND + bank.read(read_BSW), Memory(state_BMW=state_BMW, since_B=since_B)
+    logit_BSM, message_BTMW, held_BT = bank.messages(nodes.x_BND, frame_BS, frames, nodes.bias_BN)
+    states_BTMW = bank.update(message_BTMW, held_BT, memory)
+    since_B = torch.where(held_BT[:, -1], 0.0, frames_since(held_BT, memory.since_B)[:, -1])
+    return bank.tell(nodes.x_BND, frame_BS, logit_BSM, states_BTMW), Memory(state_BMW=states_BTMW[:, -1].clone(), since_B=since_B)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from vitgs.backbone.tokens import Tokens, without_prefix
 from vitgs.graphsampler.edges import Edges, neighbours
 from vitgs.graphsampler.graph import Graph, GraphLayer
-from vitgs.graphsampler.memory import MemoryBank, _since_last, gap_features, pool_by_frame
+from vitgs.graphsampler.memory import MemoryBank
 from vitgs.graphsampler.model import TEMPORAL_EDGES, GraphSampler
 from vitgs.reduction.selection import check_budget
 
@@ -47,8 +47,9 @@ class GraphTrace:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryTrace:
-    """What each slot did in each frame. `gate_TM`: how far its update gate opened, 0 to 1, the mean over the state; `change_TM`: root mean square of
-    the state's change, its numbers lying within about ±1; both 0 in a frame without nodes. `share_SM`: a node's share in what its frame wrote."""
+    """What each slot did in each frame. `gate_TM`: how far its update gate opened, 0 to 1, the mean over the state, 1 for
+    a cell without gates; `change_TM`: root mean square of the state's change, its numbers lying within about ±1; both 0 in a frame without nodes.
+    `share_SM`: a node's share in what its frame wrote."""
 
     gate_TM: Tensor
     change_TM: Tensor
@@ -138,6 +139,8 @@ def _explain(model: GraphSampler, clip_1TCHW: Tensor, share: float) -> Explanati
             weight_LSE=weight_LBSE[:, 0].cpu(),
         )
         nodes = nodes.with_x(x)
+    if model.bank is not None:
+        nodes = nodes.with_x(model.bank(nodes.x_BND, nodes.position_BN3[..., 0].long(), model.frames, nodes.bias_BN))
     if model.memory is not None:
         memory = memory_trace(model.memory, nodes, model.frames)
         x, final = model.memory(nodes.x_BND, nodes.position_BN3[..., 0].long(), model.frames, nodes.bias_BN)
@@ -197,16 +200,12 @@ def edge_kinds(edges: Edges, k: int, temporal: int) -> Tensor:
 def memory_trace(bank: MemoryBank, nodes: Tokens, frames: int) -> MemoryTrace:
     """What the bank does with those nodes of one clip (of a batch, the first)."""
     frame_BS = nodes.position_BN3[..., 0].long()
-    h_BSD = bank.norm(nodes.x_BND)
-    logit_BSM = bank.write(h_BSD)
+    logit_BSM, message_BTMW, held_BT = bank.messages(nodes.x_BND, frame_BS, frames, nodes.bias_BN)
     biased_BSM = logit_BSM if nodes.bias_BN is None else logit_BSM + nodes.bias_BN.unsqueeze(-1)
-    message_BTMW, held_BT = pool_by_frame(bank.value(h_BSD), biased_BSM, frame_BS, frames)
     states_BTMW = bank.update(message_BTMW, held_BT)
     first_B1MW = bank.slot.expand(len(states_BTMW), 1, -1, -1)
     before_BTMW = torch.cat([first_B1MW, states_BTMW[:, :-1]], dim=1)
-    gap_BT2 = gap_features(_since_last(held_BT), message_BTMW.dtype)
-    gates_BTMX = bank.input(message_BTMW + bank.slot + bank.gap(gap_BT2).unsqueeze(2)) + bank.hidden(before_BTMW)
-    opened_BTM = 1 - torch.sigmoid(gates_BTMX[..., bank.width : 2 * bank.width]).mean(dim=-1)
+    opened_BTM = bank.cell.opened(bank.incoming(message_BTMW, held_BT, None), bank.hidden(before_BTMW))
     held_TS = frame_BS[0] == torch.arange(frames, device=frame_BS.device).unsqueeze(1)
     within_TSM = biased_BSM[0].masked_fill(~held_TS.unsqueeze(-1), -torch.inf)
     share_SM = torch.where(held_TS.unsqueeze(-1), (within_TSM - within_TSM.logsumexp(dim=1, keepdim=True)).exp(), 0.0).sum(dim=0)

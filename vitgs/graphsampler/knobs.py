@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vitgs.backbone.readout import READOUTS
 from vitgs.graphsampler.between import PLACES
+from vitgs.graphsampler.cells import CELLS
 from vitgs.graphsampler.glance import GLANCES
 from vitgs.graphsampler.merge import MERGES
 from vitgs.graphsampler.relaxation import RELAXATIONS, TEMPERATURES
@@ -18,6 +19,8 @@ SPACE = {
     "k": Knob(values=(2, 4, 6, 8, 16), default=6, low=1, high=4096, help="most similar nodes that a node listens to"),
     "layers": Knob(values=(0, 1, 2, 4), default=2, low=0, high=64, help="rounds of message passing, L; 0 for no graph"),
     "memory": Knob(values=(0, 1, 2, 4, 8), default=2, low=0, high=1024, help="slots of the memory bank; 0 for none"),
+    "cell": Knob(values=tuple(CELLS), default="gru", help="what turns the slots from frame to frame: a gated cell, or a plain recurrent one"),
+    "bank": Knob(values=(0, 4, 8, 16, 32), default=0, low=0, high=4096, help="best nodes of all earlier frames that a node attends to; 0 for none"),
     "window": Knob(
         values=(0, 2, 4, 8), default=8, low=0, high=4096, help="chunks to either side in which neighbours are sought; 0 for the whole clip"
     ),

@@ -1,16 +1,17 @@
 """A memory bank after Temporal Graph Networks (Rossi 2020, section 3): slots updated in time order by messages from the nodes of each frame.
 
 Equations: message m_s(t) = sum_i softmax_i(w_s.h_i + log u_i) V h_i over the nodes i of frame t, with an encoding of the time since the last update;
-state s(t) = GRU(m_s(t), s(t-)); a frame without nodes leaves the state as it is. Nodes read the state of their own time.
+state s(t) = GRU(m_s(t), s(t-)), or another of `cells.CELLS`; a frame without nodes leaves the state as it is. Nodes read the state of their own time.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-# Far enough for the sigmoid to be 1 in every precision.
-SHUT = 1e4
+from vitgs.graphsampler.cells import CELLS, Cell, run_cell
 
 
 def pool_by_frame(value_BSD: Tensor, logit_BSM: Tensor, frame_BS: Tensor, frames: int) -> tuple[Tensor, Tensor]:
@@ -34,55 +35,64 @@ def pool_by_frame(value_BSD: Tensor, logit_BSM: Tensor, frame_BS: Tensor, frames
     return torch.unflatten(top, 2, (slots, width)) / weight.unsqueeze(-1).clamp_min(1.0), held.squeeze(-1) > 0
 
 
-class MemoryBank(nn.Module):
-    """`slots` states of width `memory_width`; a GRU cell shared by all slots."""
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """The slots' states, and how many frames have passed since the last one with nodes (counted from before the video while there was none)."""
 
-    def __init__(self, width: int, memory_width: int, slots: int, *, eps: float) -> None:
+    state_BMW: Tensor
+    since_B: Tensor
+
+
+class MemoryBank(nn.Module):
+    """`slots` states of width `memory_width`; one `cell` shared by all slots."""
+
+    def __init__(self, width: int, memory_width: int, slots: int, *, eps: float, cell: Cell = CELLS["gru"]) -> None:
         super().__init__()
-        self.slots, self.width = slots, memory_width
+        self.slots, self.width, self.cell = slots, memory_width, cell
         self.norm = nn.LayerNorm(width, eps=eps)
         self.write = nn.Linear(width, slots)
         self.value = nn.Linear(width, memory_width)
         self.slot = nn.Parameter(torch.randn(slots, memory_width) * 0.5)
         self.gap = nn.Linear(2, memory_width)
-        self.input = nn.Linear(memory_width, 3 * memory_width)
-        self.hidden = nn.Linear(memory_width, 3 * memory_width)
+        self.input = nn.Linear(memory_width, cell.products * memory_width)
+        self.hidden = nn.Linear(memory_width, cell.products * memory_width)
         self.read = nn.Linear(memory_width, width)
         nn.init.zeros_(self.read.weight)
         nn.init.zeros_(self.read.bias)
 
     def forward(self, x_BSD: Tensor, frame_BS: Tensor, frames: int, bias_BS: Tensor | None) -> tuple[Tensor, Tensor]:
         """Nodes enriched by the state of their time `(B, S, D)`, and the final state `(B, M * memory_width)`."""
-        h_BSD = self.norm(x_BSD)
-        logit_BSM = self.write(h_BSD)
-        biased = logit_BSM if bias_BS is None else logit_BSM + bias_BS.unsqueeze(-1)
-        message_BTMW, held_BT = pool_by_frame(self.value(h_BSD), biased, frame_BS, frames)
+        logit_BSM, message_BTMW, held_BT = self.messages(x_BSD, frame_BS, frames, bias_BS)
         states_BTMW = self.update(message_BTMW, held_BT)
+        return self.tell(x_BSD, frame_BS, logit_BSM, states_BTMW), states_BTMW[:, -1].flatten(1)
+
+    def messages(self, x_BSD: Tensor, frame_BS: Tensor, frames: int, bias_BS: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The nodes' affinities to the slots `(B, S, M)`, what each frame writes into each `(B, T, M, W)`, and which frames have nodes `(B, T)`."""
+        h_BSD = self.norm(x_BSD)
+        logit_BSM: Tensor = self.write(h_BSD)
+        biased_BSM = logit_BSM if bias_BS is None else logit_BSM + bias_BS.unsqueeze(-1)
+        return logit_BSM, *pool_by_frame(self.value(h_BSD), biased_BSM, frame_BS, frames)
+
+    def incoming(self, message_BTMW: Tensor, held_BT: Tensor, since_B: Tensor | None) -> Tensor:
+        """The cell's products of all messages at once, `(B, T, M, X)`."""
+        gap_BT2 = gap_features(frames_since(held_BT, since_B), message_BTMW.dtype)
+        products_BTMX: Tensor = self.input(message_BTMW + self.slot + self.gap(gap_BT2).unsqueeze(2))
+        return products_BTMX
+
+    def update(self, message_BTMW: Tensor, held_BT: Tensor, earlier: Memory | None = None) -> Tensor:
+        """The states after each frame, `(B, T, M, W)`, in time order; `earlier`: what the memory goes on from, None for its start."""
+        state_BMW = self.slot.expand(held_BT.shape[0], -1, -1) if earlier is None else earlier.state_BMW
+        incoming_BTMX = self.incoming(message_BTMW, held_BT, None if earlier is None else earlier.since_B)
+        return run_cell(self.cell, self.hidden, incoming_BTMX, held_BT, state_BMW)
+
+    def tell(self, x_BSD: Tensor, frame_BS: Tensor, logit_BSM: Tensor, states_BTMW: Tensor) -> Tensor:
+        """The nodes after they have read the state of their own time, `(B, S, D)`."""
         address_BSM = logit_BSM.softmax(dim=-1)
         index = frame_BS[:, :, None].expand(-1, -1, self.slots * self.width)
         own_BSMW = torch.unflatten(states_BTMW.flatten(2).gather(1, index), 2, (self.slots, self.width))
         read_BSW = (address_BSM.unsqueeze(2) @ own_BSMW).squeeze(2)
-        return x_BSD + self.read(read_BSW), states_BTMW[:, -1].flatten(1)
-
-    def update(self, message_BTMW: Tensor, held_BT: Tensor) -> Tensor:
-        """The states after each frame, `(B, T, M, W)`: a GRU (Cho 2014) in time order that only frames with nodes turn."""
-        batch = held_BT.shape[0]
-        gap_BT2 = gap_features(_since_last(held_BT), message_BTMW.dtype)
-        incoming = self.input(message_BTMW + self.slot + self.gap(gap_BT2).unsqueeze(2))
-        # The update gate of a frame without nodes is shut: sigmoid(large) is 1, and the state stays as it is to the last bit.
-        shut_BT11 = torch.where(held_BT, 0.0, SHUT).to(incoming.dtype)[:, :, None, None]
-        gates_TBMX = (incoming[..., : 2 * self.width] + shut_BT11).unbind(1)
-        new_TBMW = incoming[..., 2 * self.width :].unbind(1)
-        state = self.slot.expand(batch, -1, -1)
-        states = []
-        for gates, new in zip(gates_TBMX, new_TBMW, strict=True):
-            hidden = self.hidden(state)
-            reset, keep = torch.sigmoid(gates + hidden[..., : 2 * self.width]).chunk(2, dim=-1)
-            proposed = torch.tanh(torch.addcmul(new, reset, hidden[..., 2 * self.width :]))
-            # Under autocast the gates are in a half precision; the state, which adds up over time, stays in that of its weights.
-            state = torch.lerp(proposed.to(state.dtype), state, keep.to(state.dtype))
-            states.append(state)
-        return torch.stack(states, dim=1)
+        out_BSD: Tensor = x_BSD + self.read(read_BSW)
+        return out_BSD
 
 
 def gap_features(since_B_: Tensor, dtype: torch.dtype) -> Tensor:
@@ -90,9 +100,9 @@ def gap_features(since_B_: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.stack([since_B_.log1p(), (since_B_ > 1).to(since_B_.dtype)], dim=-1).to(dtype)
 
 
-def _since_last(held_BT: Tensor) -> Tensor:
-    """Frames since the last frame with nodes, as a float, counted from before the clip."""
+def frames_since(held_BT: Tensor, earlier_B: Tensor | None = None) -> Tensor:
+    """Frames since the last frame with nodes, as a float; `earlier_B` of them had passed before the first, None for the start of a video."""
     index = torch.arange(1, held_BT.shape[1] + 1, device=held_BT.device)
-    last = torch.where(held_BT, index, 0).cummax(dim=1).values
-    before = torch.cat([torch.zeros_like(last[:, :1]), last[:, :-1]], dim=1)
-    return (index - before).float()
+    first_B1 = torch.zeros_like(index[:1]).expand(len(held_BT), 1) if earlier_B is None else -earlier_B.long().unsqueeze(1)
+    last = torch.where(held_BT, index, first_B1).cummax(dim=1).values
+    return (index - torch.cat([first_B1, last[:, :-1]], dim=1)).float()

@@ -1,6 +1,6 @@
 """The method as a system: glance, select, encode what is kept, connect it by a graph, remember over time, read out.
 
-Every part can be switched off by a knob: with budget 1, `utility` none, L = 0 and memory 0 the plain ViT comes out (joint or a frame at a time).
+Every part can be switched off by a knob: with budget 1, `utility` none, L = 0, memory 0 and bank 0 the plain ViT comes out (joint or by frames).
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from vitgs.backbone.stages import stage
 from vitgs.backbone.tokens import Tokens, gather, join_frames, rows, split_frames, without_prefix
 from vitgs.backbone.vit import Vit
 from vitgs.errors import UsageError
+from vitgs.graphsampler.bank import LongBank
 from vitgs.graphsampler.between import run_between
+from vitgs.graphsampler.cells import CELLS
 from vitgs.graphsampler.diversity import check_diversity, choose_diverse
 from vitgs.graphsampler.edges import Edges, build_edges
 from vitgs.graphsampler.glance import AppliedBefore, check_glance, half_patches, half_patches_through
@@ -51,6 +53,8 @@ class GraphSampler(nn.Module):
         k: int,
         layers: int,
         memory: int,
+        cell: str,
+        bank: int,
         window: int,
         message: str,
         select: str,
@@ -101,10 +105,12 @@ class GraphSampler(nn.Module):
         self.time = TimeEmbed(clip.frames, size.width, style.time_init_std) if attention == "joint" or layers or memory else None
         narrow = min(size.width, GRAPH_WIDTH)
         self.graph = Graph(size.width, narrow, layers, message=message, eps=style.eps) if layers else None
-        self.memory = MemoryBank(size.width, narrow, memory, eps=style.eps) if memory else None
+        self.memory = MemoryBank(size.width, narrow, memory, eps=style.eps, cell=CELLS[cell]) if memory else None
         self.readout = build_readout(readout, size.width, size.heads)
         self.head = nn.Linear(size.width, clip.class_count)
         self.memory_head = nn.Linear(memory * narrow, clip.class_count, bias=False) if memory else None
+        # After all else, so that the rest starts from the same random numbers with a bank as without.
+        self.bank = LongBank(size.width, narrow, bank, eps=style.eps) if bank else None
         if frozen:
             self.vit.requires_grad_(False)
 
@@ -140,6 +146,9 @@ class GraphSampler(nn.Module):
         if self.graph is not None and not between:
             with stage("graph"):
                 nodes = nodes.with_x(self.graph(nodes.x_BND, self._edges(nodes, appearance, share), nodes.key_bias_BN()))
+        if self.bank is not None:
+            with stage("memory"):
+                nodes = nodes.with_x(self.bank(nodes.x_BND, nodes.position_BN3[..., 0].long(), self.frames, nodes.key_bias_BN()))
         if self.memory is not None:
             with stage("memory"):
                 x, final = self.memory(nodes.x_BND, nodes.position_BN3[..., 0].long(), self.frames, nodes.key_bias_BN())

@@ -1,8 +1,8 @@
 """The same as `stream`, of a whole clip in one pass: what streaming is held to, written apart from it.
 
 Utility, choice, ViT, graph, memory and readout each run once over all chunks: utility by its parts with the frames ahead of a chunk masked, chunks as
-rows of a padded batch, one graph over all nodes with candidates in a causal window, one scan of the memory, one softmax of the readout; nothing is
-carried. Meant for checks.
+rows of a padded batch, one graph over all nodes with candidates in a causal window, the bank of each frame sought among all earlier nodes, one scan
+of the memory, one softmax of the readout; nothing is carried. Meant for checks.
 
 Suffixes beside those of the package: R rows of a padded batch, Q their longest; C chunks, W candidates of a chunk's nodes.
 """
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vitgs.backbone.readout import MeanReadout
 from vitgs.backbone.tokens import Tokens, gather, rows, without_prefix
+from vitgs.graphsampler.bank import SCORE_STEPS, LongBank
 from vitgs.graphsampler.causal import SIMILARITY_STEPS, best, squared_distance
 from vitgs.graphsampler.edges import Edges, build_edges, neighbours, relative_features
 from vitgs.graphsampler.model import TEMPORAL_EDGES, GraphSampler
@@ -48,6 +49,8 @@ def whole(model: GraphSampler, clip_BTCHW: Tensor, chunk_frames: int, budget: fl
     if model.graph is not None:
         edges = _edges(tokens.x_BND, tokens.position_BN3, counts, k=model.k, grid=grid)
         nodes = nodes.with_x(model.graph(nodes.x_BND, edges, bias_BS))
+    if model.bank is not None:
+        nodes = nodes.with_x(_recalled(model.bank, nodes.x_BND, frame_BS, frames, bias_BS))
     final = None
     if model.memory is not None:
         x_BSD, final = model.memory(nodes.x_BND, frame_BS, frames, bias_BS)
@@ -179,3 +182,24 @@ def _windowed(appearance_BSD: Tensor, position_BS3: Tensor, own: Sequence[Run], 
         F.pad(torch.cat([alike, valid], dim=3), (1, 0), value=True)[:, real_CQ],
         F.pad(similarity_BCQW.gather(3, place_BCQE), (1, 0), value=1.0)[:, real_CQ],
     )
+
+
+def _recalled(bank: LongBank, x_BSD: Tensor, frame_BS: Tensor, frames: int, bias_BS: Tensor | None) -> Tensor:
+    """The nodes after their read of the bank: for each frame the best of all earlier nodes, sought anew; makes B S K W and B T S numbers."""
+    (batch, count), h_BSD = frame_BS.shape, bank.norm(x_BSD)
+    score_BS = h_BSD.new_zeros(batch, count) if bias_BS is None else bias_BS
+    closed_BTS = frame_BS.unsqueeze(1) >= torch.arange(frames, device=frame_BS.device).unsqueeze(1)
+    ranked_BTS = (score_BS * SCORE_STEPS).round().long().unsqueeze(1).expand(-1, frames, -1)
+    node_BTK, open_BTK = best(ranked_BTS, torch.arange(count, device=frame_BS.device), closed_BTS, bank.count)
+    row_B1 = torch.arange(batch, device=frame_BS.device).unsqueeze(1)
+    node_BSK, open_BSK = node_BTK[row_B1, frame_BS], open_BTK[row_B1, frame_BS]
+    key_BShd, value_BShd = torch.unflatten(bank.say(h_BSD), 2, (bank.heads, 2, -1)).unbind(3)
+    row_B11 = row_B1.unsqueeze(2)
+    gap_BSK1 = (frame_BS.unsqueeze(2) - frame_BS[row_B11, node_BSK]).clamp_min(0).log1p().unsqueeze(3).to(h_BSD.dtype)
+    query_BShd = torch.unflatten(bank.query(h_BSD), 2, (bank.heads, -1))
+    logit_BSKh = torch.einsum("bshd,bskhd->bskh", query_BShd, key_BShd[row_B11, node_BSK]) / query_BShd.shape[3] ** 0.5
+    logit_BSKh = logit_BSKh + bank.gap(gap_BSK1) + score_BS[row_B11, node_BSK].unsqueeze(3)
+    weight_BSKh = logit_BSKh.masked_fill(~open_BSK.unsqueeze(3), -torch.inf).softmax(dim=2).nan_to_num()
+    heard_BSW = torch.einsum("bskh,bskhd->bshd", weight_BSKh, value_BShd[row_B11, node_BSK]).flatten(2)
+    added_BSD = bank.output(heard_BSW + bank.gap_value((weight_BSKh * gap_BSK1).sum(dim=2)))
+    return torch.where(open_BSK.any(dim=2, keepdim=True), x_BSD + added_BSD, x_BSD)

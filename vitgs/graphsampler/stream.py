@@ -14,7 +14,8 @@ What a chunk computes, and what it carries on; `onepass.whole` computes the same
   So frames within a chunk stay told apart and in order, whatever came before.
 * **The graph**: nodes hear those of their chunk and of the `past_chunks` before it, which are not updated again; positions are relative. Left out,
   `past_chunks` is as many as hold the model's `window`, which counts in frames; for a window of the whole clip, as many as hold a clip.
-* **Memory** goes on from the carried states, the **readout** from carried sums. Class tokens are averaged, each weighted by the frames that it saw.
+* **The bank** goes on from the carried entries, **memory** from the carried states, the **readout** from carried sums. Class tokens are averaged,
+  each weighted by the frames that it saw.
 
 One chunk as long as the clip is the model itself, when the model's window is 0 or covers the clip: then no node is out of another's sight.
 """
@@ -31,8 +32,10 @@ from torch import Tensor, nn
 from vitgs.backbone.stages import stage
 from vitgs.backbone.tokens import Tokens, gather, rows, split_frames, without_prefix
 from vitgs.errors import UsageError
-from vitgs.graphsampler.causal import Memory, Pooled, blank_memory, causal_edges, joined, listen, pool, pool_nodes, remember
+from vitgs.graphsampler.bank import Entries
+from vitgs.graphsampler.causal import Pooled, blank_memory, causal_edges, joined, listen, pool, pool_nodes, remember
 from vitgs.graphsampler.graph import GraphLayer
+from vitgs.graphsampler.memory import Memory
 from vitgs.graphsampler.model import TEMPORAL_EDGES, GraphSampler
 from vitgs.graphsampler.select import choose, kept_shape
 from vitgs.reduction.selection import check_budget
@@ -84,13 +87,15 @@ class Past:
 class State:
     """All that is carried from chunk to chunk; its size is constant once `past` is full.
 
-    `frames`: seen so far; `glance_BND`: what utility saw in the last frames; `past`: of the last chunks, oldest first; `pooled`: readout so far, of
-    class tokens where there are some; `changed`: what graph and memory added to the nodes, pooled, where class tokens are to hear of it.
+    `frames`: seen so far; `glance_BND`: what utility saw in the last frames; `past`: of the last chunks, oldest first; `bank`: what the bank holds;
+    `pooled`: readout so far, of class tokens where there are some; `changed`: what graph, bank and memory added to the nodes, pooled, where class
+    tokens are to hear of it.
     """
 
     frames: int
     glance_BND: Tensor | None
     past: tuple[Past, ...]
+    bank: Entries | None
     memory: Memory | None
     pooled: Pooled
     changed: Pooled | None
@@ -117,11 +122,15 @@ class Streamer:
             kept, glance_BND = self._keep(state, clip_BTCHW)
         encoded = self._encode(self._timed(kept, seen, frames), frames)
         before = model._together(without_prefix(encoded), batch)
-        nodes, memory = before, None
+        nodes, bank, memory = before, None, None
         past: tuple[Past, ...] = ()
         if model.graph is not None:
             with stage("graph"):
                 nodes, past = self._hear(state, before, kept.x_BND, frames)
+        if model.bank is not None:
+            with stage("memory"):
+                x_BSD, bank = model.bank.go_on(nodes, frames, None if state is None else state.bank)
+                nodes = nodes.with_x(x_BSD)
         if model.memory is not None:
             with stage("memory"):
                 earlier = None if state is None else state.memory
@@ -133,7 +142,7 @@ class Streamer:
             logits_BC: Tensor = model.head(answer_BD.to(nodes.x_BND.dtype))
             if memory is not None and model.memory_head is not None:
                 logits_BC = logits_BC + model.memory_head(memory.state_BMW.flatten(1))
-        state = State(frames=seen + frames, glance_BND=glance_BND, past=past, memory=memory, pooled=pooled, changed=changed)
+        state = State(frames=seen + frames, glance_BND=glance_BND, past=past, bank=bank, memory=memory, pooled=pooled, changed=changed)
         return state, logits_BC
 
     def _check(self, state: State | None, clip_BTCHW: Tensor) -> None:

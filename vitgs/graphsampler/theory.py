@@ -113,6 +113,8 @@ def logits_of(model: GraphSampler, scene: Scene, row_R: Tensor, index_RS: Tensor
     if model.graph is not None:
         edges = model._edges(nodes, passage.appearance_BSD, scene.budget)
         nodes = nodes.with_x(model.graph(nodes.x_BND, edges, nodes.bias_BN))
+    if model.bank is not None:
+        nodes = nodes.with_x(model.bank(nodes.x_BND, nodes.position_BN3[..., 0].long(), model.frames, nodes.bias_BN))
     if model.memory is not None:
         x, final = model.memory(nodes.x_BND, nodes.position_BN3[..., 0].long(), model.frames, nodes.bias_BN)
         nodes = nodes.with_x(x)
