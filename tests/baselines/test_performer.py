@@ -55,7 +55,7 @@ def test_figures_of_the_package(clip: Clip, readout: str, expected: list[float])
     state = ruled({**package_shapes(12), **ours})
     # The package keeps the whole stack a second time under its updater of directions.
     state |= {f"proj_updater.instance.{key.removeprefix('net.')}": value for key, value in state.items() if key.startswith("net.")}
-    report = SYSTEM.load(model, {**state, "proj_updater.callsframes_since_redraw": torch.tensor(7)})
+    report = SYSTEM.load(model, {**state, "proj_updater.calls_since_last_redraw": torch.tensor(7)})
     assert report.exact
     assert report.layout.startswith("Performer, package performer-pytorch")
     logits = model(chirp(1, *clip.shape))
