@@ -1,4 +1,7 @@
-"""`eval`: top-1 and top-5 of a checkpoint that `train` wrote. val unless told otherwise, because test is for the final word."""
+"""`eval`: top-1 and top-5 of a checkpoint that `train` wrote, and what a video costs in the views it is seen in.
+
+val unless told otherwise, because test is for the final word.
+"""
 
 from __future__ import annotations
 
@@ -73,9 +76,9 @@ def evaluate(
 
 
 def affordable(budget: float | None, most: Views) -> Views:
-    """The views of `auto`: three crops where the budget, the kept share of the tokens, lets three views keep no more than one whole view has.
+    """The views of `auto`: three crops where the budget, the kept share of the tokens, is so low that they cost no more than one view of all tokens.
 
-    A system without a budget pays for the whole of each view.
+    A system without a budget pays for all tokens of each view, and has one.
     """
     three = Views(crops=3)
     return three if budget is not None and budget * three.count <= 1 and most.crops >= three.crops else Views()
