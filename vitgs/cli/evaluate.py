@@ -71,8 +71,8 @@ def evaluate(
         return
     for name, value in (("top-1", result.top1), ("top-5", result.top5)):
         print(f"{name} {interval(value.value, value.low, value.high, scale=100)} % on {result.clips} {split} clips of {source.name}")
-    macs = f"not counted: {one.reason}" if one.macs is None else quantity(one.macs, "macs")
-    print(f"{seen.count} views: {seen.count} x {macs}" if seen.count > 1 else f"1 view: {macs}")
+    times = f"{seen.count} views: {seen.count} x " if seen.count > 1 else "1 view: "
+    print(f"{times}{quantity(one.macs, 'macs')}" if one.macs is not None else f"MACs of a view not given: {one.reason}")
 
 
 def affordable(budget: float | None, most: Views) -> Views:
