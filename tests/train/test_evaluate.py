@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.train.toy import Quadrants, ToyClips
-from vitgs.record import Views, unpack_bits
-from vitgs.train.evaluate import _ranking, evaluate, grouped_interval
+from tests.train.toy import Quadrants
+from vitgs.record import unpack_bits
+from vitgs.train.evaluate import evaluate, grouped_interval
 
 
 class Oracle(nn.Module):
@@ -43,48 +41,3 @@ def test_training_mode_is_given_back() -> None:
     model = Oracle().train()
     evaluate(model, Quadrants("val"), run={}, clips=10)
     assert model.training
-
-
-class Dimmed(Quadrants):
-    """Quadrants as one of several views shows them; the views of a clip differ in how bright it is, and one may show nothing."""
-
-    def __init__(self, split: str, factor: float = 1.0, seen_with: tuple[float, ...] = ()) -> None:
-        super().__init__(split)
-        self.factor, self.seen_with = factor, seen_with
-
-    def seen(self, views: Views) -> tuple[Dimmed, ...]:
-        assert views.count == len(self.seen_with)
-        return tuple(Dimmed(self.split, factor) for factor in self.seen_with)
-
-    def evaluation(self, count: int | None = None, seed: int = 0) -> Iterator[ToyClips]:
-        for part in super().evaluation(count, seed):
-            yield ToyClips(clip_BTCHW=part.clip_BTCHW * self.factor, label_B=part.label_B, group_B=part.group_B)
-
-
-class Brightest(nn.Module):
-    """Four logits, a quadrant's brightness each."""
-
-    def forward(self, clip_BTCHW: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(clip_BTCHW[:, 0], 2).flatten(1)
-
-
-def test_views_are_averaged() -> None:
-    views = Views(clips=1, crops=3)
-    one = evaluate(Brightest(), Dimmed("test"), run={}, clips=90)
-    same = evaluate(Brightest(), Dimmed("test", seen_with=(1.0, 1.0, 1.0)), run={}, clips=90, views=views)
-    assert (one.views, same.views) == ("1x1", "1x3")
-    assert (same.clips, same.correct1, same.groups) == (90, one.correct1, one.groups)
-    assert one.top1.value is not None and one.top1.value > 0.9
-    # Two views that see it upside down are outvoted by one that is surer, and outvote it when they are.
-    for factors, right in (((9.0, -1.0, -1.0), True), ((1.0, -9.0, -9.0), False)):
-        top1 = evaluate(Brightest(), Dimmed("test", seen_with=factors), run={}, clips=90, views=views).top1.value
-        assert top1 is not None and (top1 > 0.9) == right
-
-
-def test_probabilities_are_averaged_and_not_logits() -> None:
-    surest_of_0, twice_1 = torch.tensor([[100.0, 0.0, 0.0]]), torch.tensor([[0.0, 5.0, 0.0]])
-    assert int(torch.stack([surest_of_0, twice_1, twice_1]).mean(dim=0).argmax()) == 0
-    mean_BC = _ranking([surest_of_0, twice_1, twice_1])
-    assert int(mean_BC.argmax()) == 1
-    torch.testing.assert_close(mean_BC.sum(), torch.tensor(1.0))
-    assert _ranking([surest_of_0]) is surest_of_0

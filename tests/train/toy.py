@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from vitgs.backbone.sizes import Style
-from vitgs.record import Views
 from vitgs.spec import Clip, Knob, Size, System
 
 
@@ -37,9 +36,6 @@ class Quadrants:
             y, x = divmod(quadrant, 2)
             clip[i, ..., 2 * y : 2 * y + 2, 2 * x : 2 * x + 2] += 1
         return ToyClips(clip_BTCHW=clip, label_B=label, group_B=torch.arange(size) // 2)
-
-    def seen(self, views: Views) -> tuple[Quadrants, ...]:
-        return (self,) * views.count
 
     def evaluation(self, count: int | None = None, seed: int = 0) -> Iterator[ToyClips]:
         whole = self.batch(count or 100, 10_000 + seed)

@@ -46,7 +46,7 @@ def evaluate(
     from vitgs.measure.cost import count
     from vitgs.measure.setting import device_of
     from vitgs.record import to_json
-    from vitgs.train import evaluate as evaluation
+    from vitgs.train.views import evaluate_in_views
 
     where = device_of(device)
     subject = rebuilt(about)
@@ -62,7 +62,7 @@ def evaluate(
     source.seen(seen)  # what the data can't give is said before any work
     one = count(subject.model, next(iter(source.evaluation(1))).clip_BTCHW, run)
     subject.model.to(where)
-    result = evaluation.evaluate(subject.model, source, run=run, repeat=subject.system.repeat, clips=clips, views=seen, device=device)
+    result = evaluate_in_views(subject.model, source, seen, run=run, repeat=subject.system.repeat, clips=clips, device=device)
     found = {name: value for name, value in to_json(result).items() if name != "group_index"}
     if as_json:
         video = None if one.macs is None else one.macs * seen.count

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import chain, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from vitgs.record import Estimate, Views, digest, pack_bits
+from vitgs.record import Estimate, digest, pack_bits
 from vitgs.train.sources import Source
 
 RESAMPLES = 1000
-ONE_VIEW = Views()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +55,6 @@ def _estimate(right_CR: NDArray[np.float64], group_C: NDArray[np.int64]) -> Esti
     return Estimate(value=float(right_CR.mean()), low=low, high=high, method=method)
 
 
-def _ranking(logits_VBC: Sequence[torch.Tensor]) -> torch.Tensor:
-    """What ranks the classes, (B, C): the logits of one view as they are; of several the mean of their softmax.
-
-    So do the tests of SlowFast and VideoMAE. A mean of logits would let the view with the largest ones outvote the others.
-    """
-    if len(logits_VBC) == 1:
-        return logits_VBC[0]
-    return torch.stack([view_BC.float().softmax(dim=1) for view_BC in logits_VBC]).mean(dim=0)
-
-
 def evaluate(
     model: nn.Module,
     source: Source,
@@ -73,12 +62,11 @@ def evaluate(
     run: Mapping[str, Any],
     repeat: Mapping[str, tuple[Any, ...]] | None = None,
     clips: int | None,
-    views: Views = ONE_VIEW,
     device: str = "cpu",
 ) -> EvalResult:
     """Top-1 and top-5 on the first `clips` fixed clips of the split (None: all there are).
 
-    With `repeat`, the mean over the values of those run knobs. `views`: of each video, their probabilities averaged.
+    With `repeat`, the mean over the values of those run knobs.
     """
     started = time.perf_counter()
     repetitions = [dict(zip(repeat or {}, values, strict=True)) for values in product(*(repeat or {}).values())]
@@ -88,14 +76,11 @@ def evaluate(
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        whole, *others = (view.evaluation(clips) for view in (source.seen(views) if views.count > 1 else (source,)))
-        for part in whole:
+        for part in source.evaluation(clips):
             label_B1 = part.label_B.to(device).unsqueeze(1)
-            seen = chain((part,), map(next, others))  # a batch after the other: all views at once are large
-            logits_VR = [[model(view.clip_BTCHW.to(device), **run, **pattern) for pattern in repetitions] for view in seen]
-            for i, of_views in enumerate(zip(*logits_VR, strict=True)):
-                score_BC = _ranking(of_views)
-                best = score_BC.topk(min(5, score_BC.shape[1]), dim=1).indices == label_B1
+            for i, pattern in enumerate(repetitions):
+                logits = model(part.clip_BTCHW.to(device), **run, **pattern)
+                best = logits.topk(min(5, logits.shape[1]), dim=1).indices == label_B1
                 first[i].append(best[:, 0].cpu())
                 fifth[i].append(best.any(dim=1).cpu())
             labels.append(part.label_B)
@@ -115,6 +100,5 @@ def evaluate(
         labels_digest=hashlib.sha256(torch.cat(labels).numpy().tobytes()).hexdigest()[:16],
         groups=digest(list(group_index)),
         seconds=time.perf_counter() - started,
-        views=str(views),
         group_index=group_index,
     )

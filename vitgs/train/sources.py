@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Protocol
 
 from torch import Tensor
 
-from vitgs.record import Clip, Views
+from vitgs.record import Clip
 
 
 class Clips(Protocol):
@@ -31,5 +31,4 @@ class Source(Protocol):
     @property
     def split(self) -> str: ...
     def batch(self, size: int, seed: int) -> Clips: ...
-    def seen(self, views: Views) -> Sequence[Source]: ...
     def evaluation(self, count: int | None = None, seed: int = 0) -> Iterator[Clips]: ...
