@@ -49,6 +49,25 @@ class Clip:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Views:
+    """How often a model looks at one video when it is tested: clips in time, and crops of each. A video costs that many times a view."""
+
+    clips: int = 1
+    crops: int = 1
+
+    def __post_init__(self) -> None:
+        if self.clips < 1 or self.crops < 1:
+            raise UsageError("a video is seen in at least one clip of one crop", given=str(self), remedy="use 1x1")
+
+    def __str__(self) -> str:
+        return f"{self.clips}x{self.crops}"
+
+    @property
+    def count(self) -> int:
+        return self.clips * self.crops
+
+
+@dataclass(frozen=True, kw_only=True)
 class Size:
     """One row of the table of transformer sizes: width D, block count, heads H, hidden width of the MLP as a multiple of D."""
 

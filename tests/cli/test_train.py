@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from tests.cli.command import Ran, one_line
+from vitgs.cli.evaluate import affordable
+from vitgs.record import Views
 
 TINY = ["--size", "test", "--steps", "2", "--batch", "4"]
 
@@ -27,13 +32,17 @@ def test_a_checkpoint_is_evaluated(checkpoint: str, ran: Ran) -> None:
     found = ran(["eval", checkpoint, "--clips", "40", "--set", "budget=0.5", "--json"]).document
     assert (found["split"], found["clips"], found["run"]) == ("val", 40, {"budget": 0.5})
     assert found["top1"]["low"] <= found["top1"]["value"] <= found["top1"]["high"]
-    assert "on 40 test clips of digits:moment" in ran(["eval", checkpoint, "--clips", "40", "--split", "test"]).out
+    assert (found["views"], found["views_a_video"], found["macs_a_video"]) == ("1x1", 1, found["macs_a_view"])
+    told = ran(["eval", checkpoint, "--clips", "40", "--split", "test", "--views", "auto"]).out
+    assert "on 40 test clips of digits:moment" in told
+    assert "\n1 view: " in told
     for arguments, says in (
         (["--set", "k=2"], "a run knob alone"),
         (["--set", "budget=2"], "budget must be"),
         (["--data", "digits:order"], "the model knows 10 classes"),
         (["--split", "all"], "a split must be"),
-        (["--views", "2x3"], "--views must be"),
+        (["--views", "2x3"], "digits:moment has one view"),
+        (["--views", "2by3"], "--views must be clips x crops"),
         (["--clips", "0"], "--clips must be above 0"),
     ):
         assert says in one_line(ran(["eval", checkpoint, *arguments]), 2)
@@ -65,7 +74,48 @@ def test_eval_needs_a_checkpoint_of_ours(ran: Ran, tmp_path: Path) -> None:
         (["joint", "--data", "digits:moment", "--size", "test", "--rule", "elastic"], "run knobs"),
         (["joint", "--data", "digits:moment", "--size", "test", "--rule", "loose"], "a rule must be"),
         (["joint", "--data", "digits:moment", "--resolution", "30"], "multiples of the patch"),
+        (["joint", "--data", "digits:moment", "--temporal-scales", "1,0.5"], "temporal scales are for folders of videos"),
+        (["joint", "--data", "digits:moment", "--temporal-scales", "half"], "takes numbers with commas between"),
     ],
 )
 def test_what_can_not_be_is_refused_in_one_line(arguments: list[str], says: str, ran: Ran) -> None:
     assert says in one_line(ran(["train", *arguments]), 2)
+
+
+def test_videos_are_seen_in_views(ran: Ran, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, label in product(("train", "val", "test"), ("a", "b")):
+        path = tmp_path / "data" / split / label / "0.mp4"
+        path.parent.mkdir(parents=True)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+            for _ in range(8):
+                noise = rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+            container.mux(stream.encode())
+    shape = ["--frames", "4", "--resolution", "16", "--style", "digits"]
+    names = []
+    for scales in ([], ["--temporal-scales", "1"], ["--temporal-scales", "1,0.5"]):
+        done = ran(["train", "graphsampler", "--data", "./data/", *TINY, *shape, *scales, "--out", "out", "--json"])
+        assert done.code == 0, done.err
+        names.append(done.document["checkpoint"])
+        assert done.document.get("temporal_scales") == ([1.0, 0.5] if "1,0.5" in scales else None)
+    assert names[0] == names[1] != names[2]
+    one, six, auto, dear = (
+        ran(["eval", names[0], *views, "--split", "test", "--json"]).document
+        for views in ([], ["--views", "2x3"], ["--views", "auto"], ["--views", "auto", "--set", "budget=0.5"])
+    )
+    assert [found["views"] for found in (one, six, auto, dear)] == ["1x1", "2x3", "1x3", "1x1"]
+    assert six["clips"] == one["clips"] == 2
+    assert six["macs_a_view"] == one["macs_a_view"] > 0
+    assert six["macs_a_video"] == 6 * one["macs_a_view"]
+    assert "\n3 views: 3 x " in ran(["eval", names[0], "--views", "1x3", "--split", "test"]).out
+    assert "at most 2 clips" in one_line(ran(["eval", names[0], "--views", "3x1"]), 2)
+    assert "repeats some" in one_line(ran(["train", "joint", "--data", "./data/", *TINY, "--temporal-scales", "0.25"]), 2)
+
+
+@pytest.mark.parametrize(("budget", "crops"), [(1.0, 1), (0.5, 1), (0.34, 1), (1 / 3, 3), (0.25, 3), (None, 1)])
+def test_three_crops_where_they_cost_no_more_than_one_whole_view(budget: float | None, crops: int) -> None:
+    assert affordable(budget, Views(clips=2, crops=3)) == Views(crops=crops)
+    assert affordable(budget, Views()) == Views()

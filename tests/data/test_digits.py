@@ -22,6 +22,7 @@ from vitgs.data.digits_tasks import PAINTERS, direction_paths, link_offsets, sta
 from vitgs.data.source import SPLITS, Clips, Split
 from vitgs.data.task import DIRECTIONS, STILL_SHARES, STILLS, TASKS, Task
 from vitgs.errors import UsageError
+from vitgs.record import Views
 
 ALL = [*TASKS.values(), STILLS]
 
@@ -274,3 +275,10 @@ def test_unknown_names_are_told() -> None:
 
 def test_every_task_has_a_painter() -> None:
     assert set(PAINTERS) == {*TASKS, "stills"}
+
+
+def test_there_is_one_view() -> None:
+    source = Digits("order", "val")
+    assert source.seen(Views()) == (source,)
+    with pytest.raises(UsageError, match=r"digits:order has one view.*given: 1x3"):
+        source.seen(Views(crops=3))

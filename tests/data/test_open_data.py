@@ -37,6 +37,12 @@ def test_unknown_data_is_told(spec: str, hint: str) -> None:
         open_data(spec, "train")
 
 
+def test_temporal_scales_are_for_videos() -> None:
+    assert open_data("digits:moment", "train", scales=(1.0,)).clip.frames == 8
+    with pytest.raises(UsageError, match=r"for folders of videos; given: 1,0\.5 with digits:moment"):
+        open_data("digits:moment", "train", scales=(1.0, 0.5))
+
+
 def test_sample_sheet_is_drawn(tmp_path: Path) -> None:
     sample_sheet(tmp_path / "made" / "digits.png")
     assert (tmp_path / "made" / "digits.png").read_bytes().startswith(b"\x89PNG")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import groupby
@@ -12,7 +11,7 @@ import typer
 
 from vitgs.cli import options
 from vitgs.cli import show as output
-from vitgs.errors import AnswerIsNo, UsageError
+from vitgs.errors import AnswerIsNo
 from vitgs.numbers import percent, quantity
 from vitgs.record import Clip
 
@@ -41,7 +40,8 @@ def cost(
     Exit code 1, and no number, when the counters disagree by more than 1 % and no operator that one of them lacks explains it.
     """
     options.positive("--classes", classes)
-    clips, crops = _views(views)
+    seen = options.views(views)
+    clips, crops = seen.clips, seen.crops
     import torch
 
     from vitgs.cli.subject import build
@@ -64,12 +64,6 @@ def cost(
         output.columns([*lines, *(_explained(found, inside) if inside else _uncounted(found))])
     if found.macs is None:
         raise typer.Exit(AnswerIsNo.exit_code)
-
-
-def _views(text: str) -> tuple[int, int]:
-    if not (parts := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
-        raise UsageError("--views must be clips x crops", given=repr(text), remedy="write, say, --views 5x3 for five clips of three crops each")
-    return int(parts[1]), int(parts[2])
 
 
 def _times(macs: int | None, views: int) -> int | None:

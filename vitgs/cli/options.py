@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from vitgs.errors import UsageError
+from vitgs.record import Views
 
 Model = Annotated[str, typer.Argument(help="A system (see `list models`), `package.module:factory`, or a .py file.")]
 SizeName = Annotated[str, typer.Option("--size", help="Row of the table of sizes: Ti, S, B, L, H, or a small one.")]
@@ -52,3 +54,18 @@ def positive(option: str, value: float | None) -> None:
     """Refuses zero and less."""
     if value is not None and not value > 0:
         raise UsageError(f"{option} must be above 0", given=f"{value:g}", remedy=f"give {option} a positive number")
+
+
+def views(text: str) -> Views:
+    """`2x3` -> two clips of three crops each."""
+    if not (parts := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
+        raise UsageError("--views must be clips x crops", given=repr(text), remedy="write, say, --views 2x3 for two clips of three crops each")
+    return Views(clips=int(parts[1]), crops=int(parts[2]))
+
+
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """`1,0.5` -> `(1.0, 0.5)`."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option} takes numbers with commas between", given=repr(text), remedy=f"write, say, {option} 1,0.5") from error

@@ -27,6 +27,9 @@ def train(
     style: Annotated[str | None, typer.Option("--style", help="digits for digits, else in21k.")] = None,
     frames: Annotated[int | None, typer.Option("--frames", help="Frames of a clip.")] = None,
     resolution: Annotated[int | None, typer.Option("--resolution", help="Height and width in pixels.")] = None,
+    scales: Annotated[
+        str, typer.Option("--temporal-scales", help="Shares of a video that a training clip covers, one drawn for each: 1,0.75,0.5. Folders only.")
+    ] = "1",
     given: options.Set = None,
     weights: options.Weights = None,
     start: Annotated[str, typer.Option("--start", help="none, or shared: the still images that all systems of a sweep start from.")] = "none",
@@ -46,7 +49,7 @@ def train(
         raise unknown("start", start, ("none", "shared"))
     if start == "shared" and weights is not None:
         raise UsageError("a model has one start", given="--start shared and --weights", remedy="leave one of them out")
-    knobs = options.settings(given)
+    knobs, covered = options.settings(given), options.numbers("--temporal-scales", scales)
     import torch
 
     from vitgs import data as data_sets
@@ -60,7 +63,7 @@ def train(
     recipe = Recipe(steps=steps, batch=batch, lr=lr)
     embedded = data.startswith(EMBEDDED)
     size, style = size or ("nano" if embedded else "B"), style or ("digits" if embedded else "in21k")
-    sources = [data_sets.open_data(data, split, frames=frames, height=resolution, width=resolution) for split in ("train", "val")]
+    sources = [data_sets.open_data(data, split, frames=frames, height=resolution, width=resolution, scales=covered) for split in ("train", "val")]
     clip = sources[0].clip
     torch.manual_seed(seed)
     subject = build(model, size=size, style=style, clip=clip, given=knobs, weights=weights)
@@ -79,6 +82,8 @@ def train(
         {"model": model, "size": size, "style": style, "clip": clip, "knobs": subject.knobs, "data": data, "data_digest": sources[0].digest}
         | {"rule": drawn, "recipe": vars(recipe), "seed": seed, "start": start, "weights": weights}
     )
+    if covered != data_sets.WHOLE:
+        about["temporal_scales"] = list(covered)
     name = f"{re.sub(r'[^A-Za-z0-9]+', '-', f'{model} {data}').strip('-').lower()}-{seed}-{digest(about)}"
     values = {knob_name: knob.values for knob_name, knob in subject.system.run_knobs.items()}
     result = loop.train(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vitgs.data.source import Source
 
 PREFIX = "digits:"
+WHOLE = (1.0,)  # a training clip covers the whole video
 
 
 def names() -> list[str]:
@@ -23,9 +24,23 @@ def names() -> list[str]:
     return [PREFIX + name for name in TASKS]
 
 
-def open_data(spec: str, split: str, *, frames: int | None = None, height: int | None = None, width: int | None = None) -> Source:
-    """One split of an embedded task (`digits:<task>`) or of a folder of videos; sizes default to the task's own, and to 8 x 224 x 224 for videos."""
+def open_data(
+    spec: str,
+    split: str,
+    *,
+    frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    scales: tuple[float, ...] = WHOLE,
+) -> Source:
+    """One split of an embedded task (`digits:<task>`) or of a folder of videos; sizes default to the task's own, and to 8 x 224 x 224 for videos.
+
+    `scales`: shares of a video that a training clip may cover, for folders.
+    """
     if spec.startswith(PREFIX):
+        if scales != WHOLE:
+            given = ",".join(f"{scale:g}" for scale in scales)
+            raise UsageError("temporal scales are for folders of videos", given=f"{given} with {spec}", remedy="leave them out")
         from vitgs.data.digits import Digits, named_task
 
         task = named_task(spec.removeprefix(PREFIX))
@@ -38,7 +53,7 @@ def open_data(spec: str, split: str, *, frames: int | None = None, height: int |
         raise unknown("data set", spec, names())
     from vitgs.data.folder import VideoFolder
 
-    return VideoFolder(Path(spec), split, frames=_given(frames, 8), height=_given(height, 224), width=_given(width, 224))
+    return VideoFolder(Path(spec), split, frames=_given(frames, 8), height=_given(height, 224), width=_given(width, 224), scales=scales)
 
 
 def _given(value: int | None, default: int) -> int:

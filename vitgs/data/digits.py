@@ -14,7 +14,7 @@ from vitgs.data.digits_tasks import PAINTERS
 from vitgs.data.source import SPLITS, Clips, Split, known_split
 from vitgs.data.task import GENERATOR_VERSION, STILLS, TASKS, Task
 from vitgs.errors import UsageError, unknown
-from vitgs.record import Clip
+from vitgs.record import Clip, Views
 
 EVALUATION_CLIPS = 1000
 _EVALUATION_BATCH = 40
@@ -51,6 +51,16 @@ class Digits:
         for start in range(0, wanted, _EVALUATION_BATCH):
             label_B = (start + np.arange(_EVALUATION_BATCH)) % self.clip.class_count
             yield self._paint(label_B, self._generator(1, seed, start)).first(wanted - start)
+
+    @property
+    def most_views(self) -> Views:
+        """One: a clip is made as it is, and there is no longer or larger video around it."""
+        return Views()
+
+    def seen(self, views: Views) -> tuple[Digits, ...]:
+        if views != Views():
+            raise UsageError(f"{self.name} has one view, since its clips are whole videos", given=views, remedy="use 1x1, or a folder of videos")
+        return (self,)
 
     def describe(self) -> dict[str, Any]:
         return {

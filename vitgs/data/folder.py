@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from vitgs.data.listing import Listing, Video, listing
 from vitgs.data.source import SPLITS, Clips, Split, known_split
 from vitgs.data.video import Decoded, decode, decoder
 from vitgs.errors import NothingToWorkOn, UsageError, unknown
-from vitgs.record import Clip, digest
+from vitgs.record import Clip, Views, digest
 
 _STORED_PER_FRAME = 2  # stored frames for each frame of a clip: what training's jitter draws from
 _EVALUATION_BATCH = 32
@@ -31,12 +33,42 @@ def evaluation_frames(path: Path, clip: Clip) -> Decoded:
     return decode(path, lambda total: sampling.uniform(total, stored)[chosen], transforms.margin(clip.height), transforms.margin(clip.width))
 
 
-class VideoFolder:
-    """One split of a folder of videos; `normal` names the mean and deviation of the weights in use, `flip` mirrors half of the training clips."""
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """Which of how many clips in time, and which crop (0, 1, 2 along the longer free margin), testing looks at."""
 
-    def __init__(self, folder: Path, split: str, *, frames: int, height: int, width: int, normal: str = "imagenet", flip: bool = True) -> None:
+    clip: int = 0
+    clips: int = 1
+    crop: int = transforms.CENTRE
+
+
+class VideoFolder:
+    """One split of a folder of videos; `normal` names the mean and deviation of the weights in use, `flip` mirrors half of the training clips.
+
+    `scales`: how much of the video a training clip covers, one of them drawn for each clip; the window's place is random.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        *,
+        frames: int,
+        height: int,
+        width: int,
+        normal: str = "imagenet",
+        flip: bool = True,
+        scales: tuple[float, ...] = (1.0,),
+    ) -> None:
         if normal not in transforms.NORMALS:
             raise unknown("normalisation", normal, transforms.NORMALS)
+        sampling.check_scales(scales)
+        if min(scales) * _STORED_PER_FRAME < 1:
+            rule = (
+                f"{_STORED_PER_FRAME} frames are stored for each frame of a clip, so one of less than 1/{_STORED_PER_FRAME} of a video repeats some"
+            )
+            raise UsageError(rule, given=f"{min(scales):g}", remedy=f"use temporal scales from {1 / _STORED_PER_FRAME:g} to 1")
+        self.scales, self.view = scales, View()
         self.folder = Path(folder).expanduser()
         self.split: Split = known_split(split)
         self.normal, self.flip = normal, flip
@@ -88,6 +120,22 @@ class VideoFolder:
         for start in range(0, len(order), _EVALUATION_BATCH):
             yield self._clips(order[start : start + _EVALUATION_BATCH], None)
 
+    @property
+    def most_views(self) -> Views:
+        """As many clips as frames are stored for each frame of a clip, of three crops."""
+        return Views(clips=_STORED_PER_FRAME, crops=transforms.CROPS)
+
+    def seen(self, views: Views) -> tuple[VideoFolder, ...]:
+        """The folder once for each view, clip by clip; crops lie within the stored frames, so they see their 8/7 and not all of a wide video."""
+        most = self.most_views
+        if views.clips > most.clips:
+            rule = f"{most.clips} frames are stored for each frame of a clip, so at most {most.clips} clips of a video share no frame"
+            raise UsageError(rule, given=views, remedy=f"use {most.clips}x{views.crops}")
+        if views.crops not in (1, most.crops):
+            raise UsageError(f"a clip of a video has 1 or {most.crops} crops", given=views, remedy=f"use {views.clips}x{most.crops}")
+        places = range(most.crops) if views.crops > 1 else (transforms.CENTRE,)
+        return tuple(self._through(View(clip=i, clips=views.clips, crop=place)) for i in range(views.clips) for place in places)
+
     def describe(self) -> dict[str, Any]:
         """As `Source.describe`; decodes the split if that hasn't happened, since only then it is known which videos are left out."""
         frames = self.frames
@@ -108,7 +156,7 @@ class VideoFolder:
             else "",
             "sampling": {
                 "stored_frames": _STORED_PER_FRAME * self.clip.frames,
-                "train": "random frame of each segment",
+                "train": _described(self.scales),
                 "test": "middle frame of each segment",
             },
             "crop": {"stored_px": list(frames.frame_NFHWC.shape[2:4]), "train": "random" + (", flipped" if self.flip else ""), "test": "centre"},
@@ -117,6 +165,11 @@ class VideoFolder:
             "frame_indices_digest": frames.indices_digest,
         }
 
+    def _through(self, view: View) -> VideoFolder:
+        other = copy(self)
+        other.view = view
+        return other
+
     def _clips(self, row_B: np.ndarray[tuple[int, ...], np.dtype[np.int64]], rng: np.random.Generator | None) -> Clips:
         """Clips of those rows of the stored frames; jittered, cropped and flipped at random if `rng` is given."""
         frames, (height, width) = self.frames, (self.clip.height, self.clip.width)
@@ -124,9 +177,13 @@ class VideoFolder:
         clips = []
         for row in row_B:
             if rng is None:
-                clips.append(transforms.centre_crop(frames.frame_NFHWC[row, sampling.uniform(total, self.clip.frames)], height, width))
+                chosen_T = sampling.uniform(total, self.clip.frames, self.view.clip, self.view.clips)
+                clips.append(transforms.one_of_three(frames.frame_NFHWC[row, chosen_T], height, width, self.view.crop))
                 continue
-            clip = transforms.random_crop(frames.frame_NFHWC[row, sampling.segments(total, self.clip.frames, rng)], height, width, rng)
+            # One scale is not drawn, so that the plain rule takes the random numbers it always took.
+            scale = self.scales[int(rng.integers(len(self.scales)))] if len(self.scales) > 1 else self.scales[0]
+            chosen_T = sampling.scaled(total, self.clip.frames, scale, rng)
+            clip = transforms.random_crop(frames.frame_NFHWC[row, chosen_T], height, width, rng)
             clips.append(transforms.flipped(clip, rng) if self.flip else clip)
         video_B = np.array(frames.kept_N)[row_B]
         return Clips(
@@ -134,3 +191,8 @@ class VideoFolder:
             label_B=torch.from_numpy(self._label_V[video_B].astype(np.int64)),
             group_B=torch.from_numpy(self._group_V[video_B].astype(np.int64)),
         )
+
+
+def _described(scales: tuple[float, ...]) -> str:
+    plain = "random frame of each segment"
+    return plain if scales == (1.0,) else f"{plain} of a random window, as long as the video times one of {', '.join(f'{s:g}' for s in scales)}"

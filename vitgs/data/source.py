@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from vitgs.errors import unknown
-from vitgs.record import Clip
+from vitgs.record import Clip, Views
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -61,6 +61,13 @@ class Source(Protocol):
 
     def evaluation(self, count: int | None = None, seed: int = 0) -> Iterator[Clips]:
         """Fixed clips in batches, `count` in all; a smaller count is a prefix of a larger one. None: every video of a folder, 1,000 made clips."""
+
+    @property
+    def most_views(self) -> Views:
+        """The most clips in time, and crops of each, that it has of one video."""
+
+    def seen(self, views: Views) -> tuple[Source, ...]:
+        """The source once for each view: the same videos in the same order. `UsageError` for views that it can't give."""
 
     def describe(self) -> dict[str, Any]:
         """What a record keeps: name, digest, split, counts, settings, and whatever was left out."""

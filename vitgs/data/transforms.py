@@ -16,6 +16,9 @@ from vitgs.errors import unknown
 
 Bytes = NDArray[np.uint8]
 
+CROPS = 3
+CENTRE = 1  # of the three
+
 # Mean and standard deviation of RGB that published weights were trained with.
 NORMALS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -31,7 +34,14 @@ def margin(px: int) -> int:
 
 def centre_crop(frame_THWC: Bytes, height: int, width: int) -> Bytes:
     """The middle, for testing."""
-    top, left = (frame_THWC.shape[1] - height) // 2, (frame_THWC.shape[2] - width) // 2
+    return one_of_three(frame_THWC, height, width, CENTRE)
+
+
+def one_of_three(frame_THWC: Bytes, height: int, width: int, place: int) -> Bytes:
+    """Number 0, 1 or 2 of left, centre and right (of top, centre and bottom where the free margin is longer that way); the other axis centred."""
+    free_2 = frame_THWC.shape[1] - height, frame_THWC.shape[2] - width
+    along = 0 if free_2[0] > free_2[1] else 1
+    top, left = (free * (place if axis == along else CENTRE) // 2 for axis, free in enumerate(free_2))
     return frame_THWC[:, top : top + height, left : left + width]
 
 

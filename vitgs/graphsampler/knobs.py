@@ -37,6 +37,7 @@ SPACE = {
     ),
     "glance": Knob(values=GLANCES, default="half", help="what the utility scores: patches, or patches at half the resolution"),
     "frozen": Knob(values=(False, True), default=False, help="whether the image ViT stays as it is"),
+    "layer_decay": Knob(values=(1.0, 0.9, 0.75, 0.65), default=1.0, low=0.1, high=1.0, help="learning rate of a ViT block relative to the next"),
     "relaxation": Knob(
         values=RELAXATIONS, default="bias", help="how the choice has a gradient: by the bias alone, or a relaxation besides it in training"
     ),

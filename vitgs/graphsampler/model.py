@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
 from vitgs.backbone.embeddings import TimeEmbed
+from vitgs.backbone.layerwise import layerwise
 from vitgs.backbone.readout import MeanReadout, build_readout
 from vitgs.backbone.sizes import Style
 from vitgs.backbone.stages import stage
@@ -74,6 +76,7 @@ class GraphSampler(nn.Module):
         r: int,
         schedule: str,
         place: str,
+        layer_decay: float,
     ) -> None:
         super().__init__()
         self.frames, self.budget, self.k, self.window = clip.frames, check_budget(budget), k, window
@@ -84,7 +87,7 @@ class GraphSampler(nn.Module):
                 remedy="set decision=dense and select=both, or attention=joint",
             )
         self.select, self.decision, self.attention, self.noise = select, decision, attention, noise
-        self.sparsity, self.consistency = sparsity, consistency
+        self.sparsity, self.consistency, self.layer_decay = sparsity, consistency, layer_decay
         check_relaxation(relaxation, select, attention)
         self.relaxation, self.temperature = relaxation, temperature
         check_diversity(diversity, select, relaxation)
@@ -282,12 +285,19 @@ def check_parts(merge: str, place: str, utility: str, relaxation: str) -> None:
         raise UsageError("merging needs place=behind, and no relaxation=lagrange", given=given, remedy="set merge=none, or the other two so")
 
 
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """What is trained, lower blocks of the ViT with the smaller learning rates that `layer_decay` gives them."""
+    assert isinstance(model, GraphSampler)
+    return layerwise(model, model.layer_decay)
+
+
 SYSTEM = System(
     name="graphsampler",
     group="ours",
     paper="this project",
     construct=GraphSampler,
     objective=objective,
+    parameter_groups=parameter_groups,
     paper_rule={"budget": 0.25},
     space=SPACE,
 )
