@@ -57,6 +57,8 @@ SETTINGS: list[Knobs] = [
     {"select": "random", "utility": "none", "readout": "mean"},
     {"select": "uniform", "utility": "none", "k": 16},
     {"layers": 0, "memory": 0, "select": "none", "utility": "none", "readout": "class"},
+    {"attention": "frame", "readout": "class"},
+    {"attention": "frame", "select": "random", "utility": "none"},
 ]
 
 

@@ -41,12 +41,20 @@ def attend(q_BhNd: Tensor, k_BhMd: Tensor, v_BhMd: Tensor, bias_BM: Tensor | Non
     """
     if bias_BM is None:
         out_BhNd = F.scaled_dot_product_attention(q_BhNd, k_BhMd, v_BhMd)
-    elif not torch.is_grad_enabled() and not q_BhNd.is_cuda:
+    elif not rides(q_BhNd):
         out_BhNd = F.scaled_dot_product_attention(q_BhNd, k_BhMd, v_BhMd, attn_mask=bias_BM[:, None, None, :].to(q_BhNd.dtype))
     else:
-        scale = q_BhNd.shape[-1] ** -0.5
-        bias_BhM1 = (bias_BM / scale)[:, None, :, None].expand(*k_BhMd.shape[:-1], 1).to(k_BhMd.dtype)
-        q = torch.cat([q_BhNd, torch.ones_like(q_BhNd[..., :1])], dim=-1)
-        k = torch.cat([k_BhMd, bias_BhM1], dim=-1)
-        out_BhNd = F.scaled_dot_product_attention(q, k, F.pad(v_BhMd, (0, 1)), scale=scale)[..., :-1]
+        q, k, v = with_channel(q_BhNd, k_BhMd, v_BhMd, bias_BM)
+        out_BhNd = F.scaled_dot_product_attention(q, k, v, scale=q_BhNd.shape[-1] ** -0.5)[..., :-1]
     return out_BhNd.transpose(1, 2).flatten(2)
+
+
+def rides(x: Tensor) -> bool:
+    """Whether a bias on keys is one more channel, instead of a mask, where `x` is."""
+    return torch.is_grad_enabled() or x.is_cuda
+
+
+def with_channel(q_BhNd: Tensor, k_BhMd: Tensor, v_BhMd: Tensor, bias_BM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v with the channel that the bias rides in: ones, bias sqrt(d), and zeros, for a scale of 1/sqrt(d)."""
+    bias_BhM1 = (bias_BM / q_BhNd.shape[-1] ** -0.5)[:, None, :, None].expand(*k_BhMd.shape[:-1], 1).to(k_BhMd.dtype)
+    return torch.cat([q_BhNd, torch.ones_like(q_BhNd[..., :1])], dim=-1), torch.cat([k_BhMd, bias_BhM1], dim=-1), F.pad(v_BhMd, (0, 1))

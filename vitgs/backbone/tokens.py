@@ -83,19 +83,19 @@ def without_prefix(tokens: Tokens) -> Tokens:
     return _each(tokens, lambda v: v[:, tokens.prefix :], prefix=0)
 
 
-def with_prefix(tokens: Tokens, prefix_B1D: Tensor) -> Tokens:
-    """One more class token in front: position -1, size 1, no bias."""
-    batch = tokens.x_BND.shape[0]
+def with_prefix(tokens: Tokens, prefix_BPD: Tensor) -> Tokens:
+    """P more class tokens in front, most often one: position -1, size 1, no bias."""
+    batch, more = tokens.x_BND.shape[0], prefix_BPD.shape[1]
 
     def front(value: Tensor | None, fill: float) -> Tensor | None:
-        return None if value is None else torch.cat([value.new_full((batch, 1, *value.shape[2:]), fill), value], dim=1)
+        return None if value is None else torch.cat([value.new_full((batch, more, *value.shape[2:]), fill), value], dim=1)
 
     position = front(tokens.position_BN3, -1.0)
     assert position is not None
     return Tokens(
-        x_BND=torch.cat([prefix_B1D.expand(batch, -1, -1).to(tokens.x_BND.dtype), tokens.x_BND], dim=1),
+        x_BND=torch.cat([prefix_BPD.expand(batch, -1, -1).to(tokens.x_BND.dtype), tokens.x_BND], dim=1),
         position_BN3=position,
-        prefix=tokens.prefix + 1,
+        prefix=tokens.prefix + more,
         size_BN=front(tokens.size_BN, 1.0),
         bias_BN=front(tokens.bias_BN, 0.0),
         mask_BN=front(tokens.mask_BN, True),

@@ -44,7 +44,7 @@ class Vit(nn.Module):
                 tokens = with_prefix(tokens, self.embed.class_token)
             return tokens.with_x(self.pre_norm(tokens.x_BND))
 
-    def run(self, tokens: Tokens, blocks: Iterable[nn.Module] | None = None) -> Tokens:
+    def run(self, tokens: Tokens, blocks: Iterable[Callable[[Tokens], Tokens]] | None = None) -> Tokens:
         """All blocks (or those given) and the final norm."""
         with stage("backbone"):
             for block in self.blocks if blocks is None else blocks:
