@@ -8,11 +8,17 @@ import torch
 from vitgs.graphsampler.model import SYSTEM, GraphSampler
 from vitgs.spec import Clip
 
+SETTINGS: list[dict[str, object]] = [
+    {},
+    {"attention": "frame", "readout": "class"},
+    {"attention": "frame", "place": "between"},
+]
 
-@pytest.fixture
-def model() -> GraphSampler:
+
+@pytest.fixture(params=SETTINGS, ids=str)
+def model(request: pytest.FixtureRequest) -> GraphSampler:
     torch.manual_seed(0)
-    model = SYSTEM.build("test", Clip(frames=4, height=32, width=32, classes=6), style="digits")
+    model = SYSTEM.build("test", Clip(frames=4, height=32, width=32, classes=6), style="digits", **request.param)
     assert isinstance(model, GraphSampler)
     return model
 

@@ -15,6 +15,8 @@ SETTINGS: list[dict[str, object]] = [
     {},
     {"readout": "class", "message": "mean"},
     {"decision": "dense", "attention": "frame", "glance": "patch", "window": 2},
+    {"attention": "frame"},
+    {"attention": "frame", "readout": "class", "select": "random"},
 ]
 
 

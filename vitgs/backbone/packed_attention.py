@@ -1,6 +1,6 @@
 """Attention within segments of a packed sequence: frames that kept a number of tokens of their own lie one behind the other, and none sees another.
 
-Nothing is padded to a frame, so linear layers never see a dropped token, and no shape depends on values: it compiles, and costs are counted on shapes.
+Nothing is padded to a frame, so linear layers never see a dropped token. No shape depends on values: it compiles, and costs are counted on shapes.
 A segment of at most `longest` tokens reaches less than `longest` to each side of a token. So the sequence is cut into blocks of a third of that, each
 block looks at itself and `longest - 1` tokens to either side, and a mask closes what is of another segment: 7/3 `longest` keys a token, however long
 the sequence. Clips of a batch are one sequence for this. On CUDA a variable-length kernel would read just the keys of a token's own segment.
@@ -34,13 +34,18 @@ class Cut:
         """How many tokens a block looks at, W."""
         return self.block + 2 * self.reach
 
+    @property
+    def spare(self) -> int:
+        """How many places of the last block are left over."""
+        return -self.count % self.block
+
     def blocks(self, value_A_: Tensor, fill: int = 0) -> Tensor:
         """`(A, ...)` -> `(C, Q, ...)`, the last block filled up."""
-        return torch.unflatten(_padded(value_A_, 0, -self.count % self.block, fill), 0, (-1, self.block))
+        return torch.unflatten(_padded(value_A_, 0, self.spare, fill), 0, (-1, self.block))
 
     def sights(self, value_A_: Tensor, fill: int = 0) -> Tensor:
         """`(A, ...)` -> `(C, W, ...)`: what each block looks at, filled up beyond the ends. Blocks share their memory, nothing is copied for each."""
-        padded = _padded(value_A_, self.reach, self.reach - self.count % -self.block, fill)
+        padded = _padded(value_A_, self.reach, self.reach + self.spare, fill)
         return padded.unfold(0, self.sight, self.block).movedim(-1, 1)
 
 
@@ -87,8 +92,9 @@ def attend_seen(q_BhSd: Tensor, k_BhSd: Tensor, v_BhSd: Tensor, seen: Sight) -> 
         out_BShd = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
     else:
         q_Ahd, k_Ahd, v_Ahd = (value.transpose(1, 2).flatten(0, 1) for value in (q, k, v))
-        looked = (seen.cut.sights(value).transpose(1, 2) for value in (k_Ahd, v_Ahd))
-        out_ChQd = F.scaled_dot_product_attention(seen.cut.blocks(q_Ahd).transpose(1, 2), *looked, attn_mask=mask, scale=scale)
+        q_ChQd = seen.cut.blocks(q_Ahd).transpose(1, 2)
+        k_ChWd, v_ChWd = (seen.cut.sights(value).transpose(1, 2) for value in (k_Ahd, v_Ahd))
+        out_ChQd = F.scaled_dot_product_attention(q_ChQd, k_ChWd, v_ChWd, attn_mask=mask, scale=scale)
         out_BShd = torch.unflatten(out_ChQd.transpose(1, 2).flatten(0, 1)[: seen.cut.count], 0, (batch, -1))
     return (out_BShd if seen.riding_BS is None else out_BShd[..., :-1]).flatten(2)
 

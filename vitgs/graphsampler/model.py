@@ -11,7 +11,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from vitgs.backbone.embeddings import TimeEmbed
+from vitgs.backbone.embeddings import TimeEmbed, check_clip
 from vitgs.backbone.readout import MeanReadout, build_readout
 from vitgs.backbone.sizes import Style
 from vitgs.backbone.stages import stage
@@ -73,6 +73,7 @@ class GraphSampler(nn.Module):
         place: str,
     ) -> None:
         super().__init__()
+        self.shape = clip.shape
         self.frames, self.budget, self.k, self.window = clip.frames, check_budget(budget), k, window
         self.select, self.decision, self.attention, self.noise = select, decision, attention, noise
         self.sparsity, self.consistency = sparsity, consistency
@@ -117,6 +118,7 @@ class GraphSampler(nn.Module):
 
         `noise`: scale of the Gumbel noise on the choice. `temperature`: of a relaxation.
         """
+        check_clip(clip_BTCHW, self.shape)
         share = self.budget if budget is None else check_budget(budget)
         utility: Tensor | None
         behind: Tensor | None = None

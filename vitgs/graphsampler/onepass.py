@@ -61,7 +61,8 @@ def whole(model: GraphSampler, clip_BTCHW: Tensor, chunk_frames: int, budget: fl
     else:
         saw_R = class_BRD.new_tensor([float(span) for span in spans] if joint else [1.0] * class_BRD.shape[1])
         saw_BR = saw_R.unsqueeze(0) if held_BR is None else held_BR.to(saw_R)
-        answer_BD = (class_BRD * (saw_BR / saw_BR.sum(dim=1, keepdim=True)).unsqueeze(-1)).sum(dim=1) + MeanReadout()(nodes.with_x(nodes.x_BND - before.x_BND))
+        share_BR1 = (saw_BR / saw_BR.sum(dim=1, keepdim=True)).unsqueeze(-1)
+        answer_BD = (class_BRD * share_BR1).sum(dim=1) + MeanReadout()(nodes.with_x(nodes.x_BND - before.x_BND))
     logits_BC: Tensor = model.head(answer_BD)
     return logits_BC if final is None or model.memory_head is None else logits_BC + model.memory_head(final)
 

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitgs.backbone.embeddings import check_clip
 from vitgs.backbone.stages import stage
 from vitgs.backbone.tokens import Tokens, gather, rows, without_prefix
 from vitgs.errors import UsageError
@@ -142,6 +143,7 @@ class Streamer:
         if not 1 <= clip_BTCHW.shape[1] <= longest:
             remedy = f"cut the video into chunks of {longest} frames"
             raise UsageError(f"a chunk has 1 to {longest} frames, as the streamer was told", given=clip_BTCHW.shape[1], remedy=remedy)
+        check_clip(clip_BTCHW, (clip_BTCHW.shape[1], *self.model.shape[1:]))
         if state is not None and len(state.pooled.mean_Bhd) != len(clip_BTCHW):
             given = f"{len(clip_BTCHW)} after {len(state.pooled.mean_Bhd)}"
             raise UsageError("all chunks of a stream have the same number of videos", given=given, remedy="start a new stream with state None")
