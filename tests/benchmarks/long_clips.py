@@ -57,6 +57,7 @@ CONTENDERS = {
     contender.label: contender
     for contender in (
         Contender(label="graphsampler, a frame at a time", system="graphsampler", knobs=FRAME_WISE, linear=True),
+        Contender(label="graphsampler, a frame at a time, free", system="graphsampler", knobs=FRAME_WISE | {"decision": "free"}, linear=True),
         Contender(label="graphsampler, every frame alike", system="graphsampler", knobs=FRAME_WISE | {"select": "token"}, linear=True),
         Contender(label="graphsampler, default", system="graphsampler", knobs={}),
         Contender(label="timesformer", system="timesformer", knobs={}),

@@ -32,7 +32,7 @@ def test_layers_stand_evenly_between_the_blocks() -> None:
 
 
 @pytest.mark.parametrize("readout", ["class", "mean", "attention"])
-@pytest.mark.parametrize("knobs", [{}, {"attention": "frame", "decision": "dense"}], ids=str)
+@pytest.mark.parametrize("knobs", [{}, {"attention": "frame", "decision": "dense"}, {"attention": "frame"}], ids=str)
 def test_silent_layers_between_the_blocks_are_no_layers(readout: str, knobs: dict[str, object]) -> None:
     between, without = build(place="between", readout=readout, **knobs), build(layers=0, readout=readout, **knobs)
     without.load_state_dict(between.state_dict(), strict=False)
@@ -48,7 +48,7 @@ def test_silent_layers_between_the_blocks_are_no_layers(readout: str, knobs: dic
         assert not torch.allclose(changed, without(video(), budget=0.5), atol=1e-4)
 
 
-@pytest.mark.parametrize("knobs", [{}, {"readout": "class", "attention": "frame", "decision": "dense", "memory": 0}], ids=str)
+@pytest.mark.parametrize("knobs", [{}, {"readout": "class", "attention": "frame", "decision": "dense", "memory": 0}, {"attention": "frame"}], ids=str)
 def test_every_layer_learns(knobs: dict[str, object]) -> None:
     behind, model = build(**knobs), build(place="between", **knobs)
     assert model.state_dict().keys() == behind.state_dict().keys() and model.graph is not None

@@ -8,8 +8,15 @@ import torch
 from vitgs.graphsampler.model import SYSTEM, GraphSampler
 from vitgs.spec import Clip
 
+SETTINGS: list[dict[str, object]] = [
+    {},
+    {"attention": "frame", "readout": "class"},
+    {"attention": "frame", "place": "between"},
+    {"bank": 4, "cell": "rnn"},
+]
 
-@pytest.fixture(params=[{}, {"bank": 4, "cell": "rnn"}], ids=str)
+
+@pytest.fixture(params=SETTINGS, ids=str)
 def model(request: pytest.FixtureRequest) -> GraphSampler:
     torch.manual_seed(0)
     model = SYSTEM.build("test", Clip(frames=4, height=32, width=32, classes=6), style="digits", **request.param)

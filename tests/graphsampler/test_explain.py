@@ -37,6 +37,8 @@ SETTINGS: list[dict[str, object]] = [
     {},
     {"glance": "patch", "readout": "class"},
     {"decision": "dense", "attention": "frame", "readout": "class"},
+    {"attention": "frame", "readout": "class"},
+    {"attention": "frame", "select": "random", "utility": "none"},
     {"decision": "dense", "attention": "frame", "readout": "mean"},
     {"select": "frame", "message": "mean"},
     {"select": "token", "window": 0},

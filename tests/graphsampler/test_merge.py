@@ -125,6 +125,9 @@ def test_what_does_not_fit_together_is_refused() -> None:
     for knobs in ({"place": "between"}, {"relaxation": "lagrange"}):
         with pytest.raises(UsageError, match="merging needs place=behind"):
             build(merge="tome", **knobs)
+    for knobs in ({}, {"select": "random", "decision": "dense"}):
+        with pytest.raises(UsageError, match="merging a frame at a time needs the same number of tokens"):
+            build(merge="tome", attention="frame", **knobs)
     model = build(merge="tome")
     with pytest.raises(UsageError, match="streaming needs merge=none"):
         stream(model, video(), 2)

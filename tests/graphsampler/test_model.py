@@ -97,8 +97,3 @@ def test_a_budget_outside_its_range_is_refused(budget: float) -> None:
         build(budget=budget)
     with pytest.raises(UsageError, match="budget"):
         build()(video(), budget=budget)
-
-
-def test_a_ragged_choice_with_attention_a_frame_at_a_time_is_refused() -> None:
-    with pytest.raises(UsageError, match="attention a frame at a time"):
-        build(attention="frame")

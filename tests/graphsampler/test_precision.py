@@ -16,6 +16,8 @@ SETTINGS: list[dict[str, object]] = [
     {"readout": "class", "message": "mean"},
     {"decision": "dense", "attention": "frame", "glance": "patch", "window": 2},
     {"bank": 4, "cell": "rnn"},
+    {"attention": "frame"},
+    {"attention": "frame", "readout": "class", "select": "random"},
 ]
 
 

@@ -61,6 +61,8 @@ SETTINGS: list[Knobs] = [
     {"bank": 8, "cell": "rnn"},
     {"bank": 3, "memory": 0, "decision": "dense", "attention": "frame", "readout": "class"},
     {"bank": 16, "layers": 0, "utility": "none", "select": "uniform"},
+    {"attention": "frame", "readout": "class"},
+    {"attention": "frame", "select": "random", "utility": "none"},
 ]
 
 

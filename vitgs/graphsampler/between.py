@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from vitgs.backbone.stages import stage
 from vitgs.backbone.tokens import Tokens
 from vitgs.backbone.vit import Vit
 from vitgs.graphsampler.edges import Edges
+from vitgs.graphsampler.encode import Step
 from vitgs.graphsampler.graph import Graph
 
 PLACES = ("behind", "between")
@@ -19,17 +22,17 @@ def blocks_before(layers: int, depth: int) -> tuple[int, ...]:
     return tuple((layer + 1) * depth // (layers + 1) for layer in range(layers))
 
 
-def run_between(vit: Vit, graph: Graph, tokens: Tokens, edges: Edges, bias_BS: Tensor | None) -> Tokens:
-    """The ViT over kept tokens, `(B, S, D)` or a frame at a time `(B*M, K, D)`, with a round of messages over all S nodes at each place.
+def run_between(vit: Vit, graph: Graph, edges: Edges, bias_BS: Tensor | None, tokens: Tokens, blocks: Sequence[Step]) -> Tokens:
+    """The `blocks` of the ViT over kept tokens that entered it, `(B, S, D)` or a frame at a time `(B*M, K, D)`, with a round of messages over all S
+    nodes at each place.
 
     h <- GraphLayer_l(h) for the nodes (equations there); class tokens have no edges and hear of it in the next block's attention. Edges, and what
     they weigh by themselves, are those of the kept tokens as they entered.
     """
-    tokens = vit.enter(tokens)
     prefix, batch = tokens.prefix, edges.node_BSE.shape[0]
     logits = graph.logits(edges, bias_BS)
-    places = blocks_before(len(graph.layers), len(vit.blocks))
-    for done, block in enumerate(vit.blocks):
+    places = blocks_before(len(graph.layers), len(blocks))
+    for done, block in enumerate(blocks):
         for place, layer, logit_BSEh in zip(places, graph.layers, logits, strict=True):
             if place == done:
                 with stage("graph"):

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vitgs.backbone.batch import check_clip
 from vitgs.backbone.tokens import Tokens, without_prefix
 from vitgs.graphsampler.edges import Edges, neighbours
 from vitgs.graphsampler.graph import Graph, GraphLayer
@@ -111,6 +112,7 @@ class Explanation:
 def explain(model: GraphSampler, clip_TCHW: Tensor, budget: float | None = None) -> Explanation:
     """Runs the model on one clip, as at test time, and keeps what it did; `budget` None: the one it was built with."""
     model.check_plain("explain")
+    check_clip(clip_TCHW.unsqueeze(0), model.shape)
     share = model.budget if budget is None else check_budget(budget)
     was_training = model.training
     model.eval()

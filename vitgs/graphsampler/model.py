@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vitgs.backbone.batch import check_clip
 from vitgs.backbone.embeddings import TimeEmbed
 from vitgs.backbone.layerwise import layerwise
 from vitgs.backbone.readout import MeanReadout, build_readout
@@ -25,6 +26,7 @@ from vitgs.graphsampler.between import run_between
 from vitgs.graphsampler.cells import CELLS
 from vitgs.graphsampler.diversity import check_diversity, choose_diverse
 from vitgs.graphsampler.edges import Edges, build_edges
+from vitgs.graphsampler.encode import Run, encode
 from vitgs.graphsampler.glance import AppliedBefore, check_glance, half_patches, half_patches_through
 from vitgs.graphsampler.graph import Graph
 from vitgs.graphsampler.knobs import SPACE
@@ -32,7 +34,7 @@ from vitgs.graphsampler.losses import objective
 from vitgs.graphsampler.memory import MemoryBank
 from vitgs.graphsampler.merge import Merging, in_time_order, run_merging, tome, vtm
 from vitgs.graphsampler.relaxation import Multiplier, Rule, check_relaxation, relax
-from vitgs.graphsampler.select import choose, kept_shape
+from vitgs.graphsampler.select import choose, frames_alike, kept_shape, ragged
 from vitgs.reduction.merging import merge_counts
 from vitgs.reduction.selection import check_budget, gumbel
 from vitgs.reduction.utility import Utility, log_utility
@@ -79,19 +81,18 @@ class GraphSampler(nn.Module):
         layer_decay: float,
     ) -> None:
         super().__init__()
+        self.shape = clip.shape
         self.frames, self.budget, self.k, self.window = clip.frames, check_budget(budget), k, window
-        if attention == "frame" and decision == "free" and select in ("both", "random"):
-            raise UsageError(
-                "attention a frame at a time needs the same number of tokens in each kept frame",
-                given=f"attention=frame, decision=free, select={select}",
-                remedy="set decision=dense and select=both, or attention=joint",
-            )
         self.select, self.decision, self.attention, self.noise = select, decision, attention, noise
         self.sparsity, self.consistency, self.layer_decay = sparsity, consistency, layer_decay
         check_relaxation(relaxation, select, attention)
         self.relaxation, self.temperature = relaxation, temperature
         check_diversity(diversity, select, relaxation)
         check_parts(merge, place, utility, relaxation)
+        if merge != "none" and attention == "frame" and ragged(select, decision):
+            given = f"merge={merge}, select={select}, decision={decision}"
+            remedy = "set decision=dense and select=both, or attention=joint, or merge=none"
+            raise UsageError("merging a frame at a time needs the same number of tokens in each kept frame", given=given, remedy=remedy)
         self.diversity, self.merge, self.place = diversity, merge, place
         self.merges = merge_counts(r if merge != "none" else 0, size.depth, schedule)
         self.multiplier = Multiplier() if relaxation == "lagrange" else None
@@ -127,6 +128,7 @@ class GraphSampler(nn.Module):
 
         `noise`: scale of the Gumbel noise on the choice. `temperature`: of a relaxation.
         """
+        check_clip(clip_BTCHW, self.shape)
         share = self.budget if budget is None else check_budget(budget)
         utility: Tensor | None
         behind: Tensor | None = None
@@ -227,14 +229,10 @@ class GraphSampler(nn.Module):
             return half_patches_through(first, self.vit.embed, clip_BTCHW)
         return half_patches(self.vit.embed, clip_BTCHW)
 
-    def _encode(self, kept: Tokens, budget: float) -> Tokens:
+    def _encode(self, kept: Tokens, budget: float, run: Run | None = None) -> Tokens:
         """The ViT over what is kept: all together, or a frame at a time."""
-        if self.attention == "joint":
-            out: Tokens = self.vit(kept)
-            return out
-        frames = self._shape(budget)[0]
-        out = self.vit(split_frames(kept, frames))
-        return out
+        alike = frames_alike(self.attention, self.select, self.decision, budget, self.frames, self.tokens)
+        return encode(self.vit, kept, alike, self.frames, run)
 
     def _encode_merging(self, kept: Tokens, appearance_BSD: Tensor, budget: float) -> tuple[Tokens, Tokens, Tensor]:
         """The ViT with merging between its blocks: its tokens, and the patch tokens among them with their appearance, in time order."""
@@ -252,8 +250,7 @@ class GraphSampler(nn.Module):
         """The ViT with graph layers between its blocks."""
         assert self.graph is not None
         edges = self._edges(kept, appearance_BSD, budget)
-        into = kept if self.attention == "joint" else split_frames(kept, self._shape(budget)[0])
-        return run_between(self.vit, self.graph, into, edges, kept.bias_BN)
+        return self._encode(kept, budget, partial(run_between, self.vit, self.graph, edges, kept.bias_BN))
 
     def _edges(self, nodes: Tokens, appearance_BSD: Tensor, budget: float) -> Edges:
         """Edges by appearance and time, in windows of chunks as long as a frame's share of what is kept."""

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitgs.backbone.readout import MeanReadout
-from vitgs.backbone.tokens import Tokens, gather, rows, without_prefix
+from vitgs.backbone.tokens import Tokens, gather, rows, split_frames, without_prefix
 from vitgs.graphsampler.bank import SCORE_STEPS, LongBank
 from vitgs.graphsampler.causal import SIMILARITY_STEPS, best, squared_distance
 from vitgs.graphsampler.edges import Edges, build_edges, neighbours, relative_features
 from vitgs.graphsampler.model import TEMPORAL_EDGES, GraphSampler
-from vitgs.graphsampler.select import choose, kept_shape
+from vitgs.graphsampler.select import choose, kept_shape, ragged
 from vitgs.graphsampler.stream import Grid, grid_of
 from vitgs.reduction.utility import Utility, log_utility
 
@@ -44,7 +44,11 @@ def whole(model: GraphSampler, clip_BTCHW: Tensor, chunk_frames: int, budget: fl
         entry_T = torch.cat([torch.arange(span) + min(i * chunk_frames, model.frames - span) for i, span in enumerate(spans)])
         timed = timed.with_x(timed.x_BND + model.time.table[entry_T.to(frame_BS.device)[frame_BS]])
     joint = model.attention == "joint"
-    encoded_BSD, class_BRD = _encoded(model, timed, counts if joint else [k for m, k in shapes for _ in range(m)])
+    held_BR: Tensor | None = None
+    if not joint and ragged(model.select, model.decision):
+        encoded_BSD, class_BRD, held_BR = _encoded_by_place(model, timed, index_BS, frames)
+    else:
+        encoded_BSD, class_BRD = _encoded(model, timed, counts if joint else [k for m, k in shapes for _ in range(m)])
     nodes = before = timed.with_x(encoded_BSD)
     if model.graph is not None:
         edges = _edges(tokens.x_BND, tokens.position_BN3, counts, k=model.k, grid=grid)
@@ -59,7 +63,9 @@ def whole(model: GraphSampler, clip_BTCHW: Tensor, chunk_frames: int, budget: fl
         answer_BD: Tensor = model.readout(nodes)
     else:
         saw_R = class_BRD.new_tensor([float(span) for span in spans] if joint else [1.0] * class_BRD.shape[1])
-        answer_BD = (class_BRD * (saw_R / saw_R.sum()).unsqueeze(-1)).sum(dim=1) + MeanReadout()(nodes.with_x(nodes.x_BND - before.x_BND))
+        saw_BR = saw_R.unsqueeze(0) if held_BR is None else held_BR.to(saw_R)
+        share_BR1 = (saw_BR / saw_BR.sum(dim=1, keepdim=True)).unsqueeze(-1)
+        answer_BD = (class_BRD * share_BR1).sum(dim=1) + MeanReadout()(nodes.with_x(nodes.x_BND - before.x_BND))
     logits_BC: Tensor = model.head(answer_BD)
     return logits_BC if final is None or model.memory_head is None else logits_BC + model.memory_head(final)
 
@@ -134,6 +140,30 @@ def _encoded(model: GraphSampler, timed: Tokens, lengths: Sequence[int]) -> tupl
     encoded = model.vit(packed)
     x_BRQD = torch.unflatten(without_prefix(encoded).x_BND, 0, (batch, -1))
     return x_BRQD[:, real_RQ], torch.unflatten(encoded.x_BND[:, 0], 0, (batch, -1)) if encoded.prefix else None
+
+
+def _encoded_by_place(model: GraphSampler, timed: Tokens, index_BS: Tensor, frames: int) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The same where each frame keeps a number of tokens of its own: a frame is a row with all its places, those of dropped tokens masked.
+
+    The nodes after the ViT, the frames' class tokens, and which frames hold a node, `(B, T)`.
+    """
+    batch, places = len(timed.x_BND), frames * model.tokens
+
+    def spread(value_BS_: Tensor) -> Tensor:
+        at_BS_ = index_BS.view(*index_BS.shape, *[1] * (value_BS_.dim() - 2)).expand_as(value_BS_)
+        return value_BS_.new_zeros(batch, places, *value_BS_.shape[2:]).scatter(1, at_BS_, value_BS_)
+
+    by_place = Tokens(
+        x_BND=spread(timed.x_BND),
+        position_BN3=spread(timed.position_BN3.expand(batch, -1, -1)),
+        bias_BN=None if timed.bias_BN is None else spread(timed.bias_BN),
+        mask_BN=spread(torch.ones_like(index_BS, dtype=torch.bool)),
+    )
+    encoded = model.vit(split_frames(by_place, frames))
+    nodes_BPD = torch.unflatten(without_prefix(encoded).x_BND, 0, (batch, -1)).flatten(1, 2)
+    assert by_place.mask_BN is not None
+    held_BT = torch.unflatten(by_place.mask_BN, 1, (frames, -1)).any(dim=2)
+    return rows(nodes_BPD, index_BS), torch.unflatten(encoded.x_BND[:, 0], 0, (batch, -1)) if encoded.prefix else None, held_BT
 
 
 Found = tuple[Tensor, Tensor, Tensor]  # the node, valid and similarity of `Edges`

@@ -27,6 +27,21 @@ def kept_shape(select: str, decision: str, budget: float, frames: int, tokens: i
     return frames_and_tokens(budget, frames, tokens)
 
 
+def ragged(select: str, decision: str) -> bool:
+    """Whether each frame keeps a number of tokens of its own."""
+    return select == "random" or (select == "both" and decision == "free")
+
+
+def frames_alike(attention: str, select: str, decision: str, budget: float, frames: int, tokens: int) -> int | None:
+    """Kept frames with as many tokens as each other, for a frame at a time in the ViT: 1 where all attend jointly, None where numbers differ."""
+    kept_frames, kept_tokens = kept_shape(select, decision, budget, frames, tokens)
+    if attention == "joint":
+        return 1
+    if not ragged(select, decision):
+        return kept_frames
+    return frames if kept_frames * kept_tokens == frames * tokens else None
+
+
 def noise_scale(noise: str, progress: float) -> float:
     """How strong the noise is at that share of the training; annealed, it is gone for the last fifth, where the choice is as hard as at test."""
     return {"constant": 1.0, "annealed": max(0.0, 1 - progress / 0.8), "none": 0.0}[noise]

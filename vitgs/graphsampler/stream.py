@@ -29,15 +29,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitgs.backbone.batch import check_clip
 from vitgs.backbone.stages import stage
-from vitgs.backbone.tokens import Tokens, gather, rows, split_frames, without_prefix
+from vitgs.backbone.tokens import Tokens, gather, rows, without_prefix
 from vitgs.errors import UsageError
 from vitgs.graphsampler.bank import Entries
 from vitgs.graphsampler.causal import Pooled, blank_memory, causal_edges, joined, listen, pool, pool_nodes, remember
+from vitgs.graphsampler.encode import encode, held
 from vitgs.graphsampler.graph import GraphLayer
 from vitgs.graphsampler.memory import Memory
 from vitgs.graphsampler.model import TEMPORAL_EDGES, GraphSampler
-from vitgs.graphsampler.select import choose, kept_shape
+from vitgs.graphsampler.select import choose, frames_alike
 from vitgs.reduction.selection import check_budget
 from vitgs.reduction.utility import log_utility
 
@@ -150,12 +152,10 @@ class Streamer:
         if not 1 <= clip_BTCHW.shape[1] <= longest:
             remedy = f"cut the video into chunks of {longest} frames"
             raise UsageError(f"a chunk has 1 to {longest} frames, as the streamer was told", given=clip_BTCHW.shape[1], remedy=remedy)
+        check_clip(clip_BTCHW, (clip_BTCHW.shape[1], *self.model.shape[1:]))
         if state is not None and len(state.pooled.mean_Bhd) != len(clip_BTCHW):
             given = f"{len(clip_BTCHW)} after {len(state.pooled.mean_Bhd)}"
             raise UsageError("all chunks of a stream have the same number of videos", given=given, remedy="start a new stream with state None")
-
-    def _shape(self, frames: int) -> tuple[int, int]:
-        return kept_shape(self.model.select, self.model.decision, self.grid.budget, frames, self.model.tokens)
 
     def _keep(self, state: State | None, clip_BTCHW: Tensor) -> tuple[Tokens, Tensor | None]:
         """The chunk's chosen tokens, t counted from its first frame, and what the next chunk's utility needs of it."""
@@ -188,8 +188,9 @@ class Streamer:
         return kept.with_x(self.model.time(later).x_BND)
 
     def _encode(self, kept: Tokens, frames: int) -> Tokens:
-        encoded: Tokens = self.model.vit(kept if self.model.attention == "joint" else split_frames(kept, self._shape(frames)[0]))
-        return encoded
+        model = self.model
+        alike = frames_alike(model.attention, model.select, model.decision, self.grid.budget, frames, model.tokens)
+        return encode(model.vit, kept, alike, frames)
 
     def _hear(self, state: State | None, nodes: Tokens, appearance_BSD: Tensor, frames: int) -> tuple[Tokens, tuple[Past, ...]]:
         """The chunk's nodes after all rounds, and the past of the next chunk."""
@@ -219,8 +220,12 @@ class Streamer:
         if encoded.prefix == 0:
             return joined(pooled, pool_nodes(readout, nodes)), None
         token_BMD = torch.unflatten(readout(encoded), 0, (len(nodes.x_BND), -1))
-        saw = token_BMD.new_full((*token_BMD.shape[:2], 1), frames if self.model.attention == "joint" else 1)
-        pooled = joined(pooled, pool(token_BMD, saw.log()))
+        if self.model.attention == "joint":
+            saw_BM1 = token_BMD.new_full((*token_BMD.shape[:2], 1), frames)
+        else:
+            saw_B = held(nodes.position_BN3[..., 0].long(), frames).sum(dim=1) / token_BMD.shape[1]
+            saw_BM1 = saw_B.to(token_BMD.dtype)[:, None, None].expand(-1, token_BMD.shape[1], -1)
+        pooled = joined(pooled, pool(token_BMD, saw_BM1.log()))
         if nodes is before:
             return pooled, None
         return pooled, joined(changed, pool_nodes(readout, nodes.with_x(nodes.x_BND - before.x_BND)))
