@@ -10,10 +10,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitgs.backbone import sizes
+from vitgs.backbone.block import Block
 from vitgs.backbone.vit import Vit
 from vitgs.errors import UsageError
 from vitgs.graphsampler.glance import AppliedBefore, check_glance, half_patches, half_patches_through
-from vitgs.graphsampler.model import SYSTEM
+from vitgs.graphsampler.model import SYSTEM, GraphSampler
+from vitgs.graphsampler.stream import Streamer
 from vitgs.spec import Clip
 
 CLIP = Clip(frames=3, height=32, width=48, classes=5)
@@ -86,3 +88,46 @@ def test_what_is_not_kept_is_not_embedded() -> None:
     spoilt = torch.full_like(video, torch.nan)
     spoilt[:, [1, 6]] = video[:, [1, 6]]
     assert torch.equal(model(video), model(spoilt))
+
+
+@pytest.mark.parametrize("readout", ["mean", "attention"])
+@pytest.mark.parametrize("style", ["digits", "clip"])
+@torch.no_grad()
+def test_behind_a_block_with_all_tokens_it_is_the_plain_model(style: str, readout: str) -> None:
+    """A frame at a time, without bias and with budget 1, a block that the glance has run is as good as one that the ViT runs."""
+    settings = {"attention": "frame", "decision": "dense", "utility": "none", "budget": 1.0, "layers": 0, "memory": 0, "readout": readout}
+    small = replace(sizes.style(style), patch=4)
+    models = []
+    for glance in ("patch", "block"):
+        torch.manual_seed(0)
+        models.append(SYSTEM.build("test", CLIP, small, glance=glance, **settings).eval())
+    clip = torch.randn(2, *CLIP.shape)
+    torch.testing.assert_close(models[0](clip), models[1](clip), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "knobs", [{}, {"attention": "frame", "readout": "class"}, {"place": "between"}, {"relaxation": "lagrange"}, {"diversity": 0.5}], ids=str
+)
+def test_behind_a_block_dropped_tokens_go_no_further(knobs: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = SYSTEM.build("test", CLIP, replace(sizes.style("digits"), patch=8), glance="block", **knobs)
+    assert isinstance(model, GraphSampler) and model.utility is not None
+    clip, seen = torch.randn(2, *CLIP.shape), list[int]()
+    second = model.vit.blocks[1]
+    assert isinstance(second, Block)
+    second.mlp.register_forward_hook(lambda module, given, out: seen.append(given[0].shape[1]))
+    model.eval()(clip, budget=0.25)
+    model.train()(clip, budget=0.25).sum().backward()
+    kept, classes = 3 * 4 * 6 // 4, 3 if knobs.get("readout") == "class" else 0
+    assert seen[0] == kept + classes
+    gradient = model.utility.token.weight.grad
+    assert gradient is not None and gradient.abs().sum() > 0
+
+
+def test_behind_a_block_there_is_no_merging_and_no_stream() -> None:
+    with pytest.raises(UsageError, match="merging needs"):
+        SYSTEM.build("test", CLIP, "digits", glance="block", merge="tome")
+    model = SYSTEM.build("test", CLIP, "digits", glance="block")
+    assert isinstance(model, GraphSampler)
+    with pytest.raises(UsageError, match="a glance before the blocks"):
+        Streamer(model, 2)

@@ -30,26 +30,33 @@ def held(frame_BS: Tensor, frames: int) -> Tensor:
     return torch.zeros(len(frame_BS), frames, device=frame_BS.device).scatter(1, frame_BS, ones_BS)
 
 
-def encode(vit: Vit, kept: Tokens, alike: int | None, frames: int, run: Run | None = None) -> Tokens:
+def encode(vit: Vit, kept: Tokens, alike: int | None, frames: int, run: Run | None = None, done: int = 0) -> Tokens:
     """The encoded tokens: `(B, S, D)`, or a row each, `(B*M, K, D)`, class token first.
 
-    `alike`: the kept frames M, which have as many tokens as each other; 1 for all tokens together; None where numbers differ.
+    `alike`: the kept frames M, which have as many tokens as each other; 1 for all tokens together; None where numbers differ. `done`: how many blocks
+    the tokens have behind them; class tokens join in front of the next.
     """
     if alike is not None:
         kept = kept if alike == 1 else split_frames(kept, alike)
-        encoded: Tokens = vit(kept) if run is None else run(vit.enter(kept), [*vit.blocks])
-        return encoded
+        tokens, steps = _entered(vit, kept) if done else vit.enter(kept), [*vit.blocks][done:]
+        return vit.run(tokens, steps) if run is None else run(tokens, steps)
     with stage("backbone"):
         segment_BS = frame_BS = kept.position_BN3[..., 0].long()
         tokens = kept
         if vit.has_class_token:
-            tokens = _with_class_tokens(kept, vit.embed.class_token, frames)
+            tokens = _with_class_tokens(kept, vit.pre_norm(vit.embed.class_token) if done else vit.embed.class_token, frames)
             segment_BS = torch.cat([torch.arange(frames, device=frame_BS.device).expand(len(frame_BS), -1), frame_BS], dim=1)
         packing = pack(tokens, segment_BS, vit.embed.count + vit.has_class_token)
-        tokens = tokens.with_x(vit.pre_norm(tokens.x_BND))
-    steps = [partial(packed_block, block, packing) for block in vit.blocks if isinstance(block, Block)]
+        tokens = tokens if done else tokens.with_x(vit.pre_norm(tokens.x_BND))
+    steps = [partial(packed_block, block, packing) for block in vit.blocks[done:] if isinstance(block, Block)]
     encoded = _through(vit, tokens, steps) if run is None else run(tokens, steps)
     return _one_class_token(encoded, held(frame_BS, frames)) if encoded.prefix else encoded
+
+
+def _entered(vit: Vit, kept: Tokens) -> Tokens:
+    """What `Vit.enter` makes of tokens that have its norm behind them already."""
+    with stage("backbone"):
+        return with_prefix(kept, vit.pre_norm(vit.embed.class_token)) if vit.has_class_token else kept
 
 
 def _through(vit: Vit, tokens: Tokens, steps: Sequence[Step]) -> Tokens:

@@ -1,4 +1,6 @@
-"""The cheap look at all frames that the utility scores: the patch embedding itself, or the same at half the resolution for a quarter of its cost."""
+"""The look at all frames that the utility scores: the patch embedding itself, the same at half the resolution for a quarter of its cost, or what the
+first block of the ViT makes of the patches, a frame at a time, which sees more and costs a block on all tokens.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitgs.backbone.embeddings import PatchEmbed
-from vitgs.backbone.tokens import Tokens
+from vitgs.backbone.stages import stage
+from vitgs.backbone.tokens import Tokens, join_frames, split_frames
+from vitgs.backbone.vit import Vit
 from vitgs.errors import UsageError
 
-GLANCES = ("patch", "half")
+GLANCES = ("patch", "half", "block")
 
 
 def check_glance(glance: str, patch: int) -> None:
     """Half the resolution needs a patch that can be halved."""
     if glance == "half" and patch % 2:
         raise UsageError("a glance at half the resolution needs an even patch", given=f"patch {patch}", remedy="set glance=patch")
+
+
+def first_block(vit: Vit, clip_BTCHW: Tensor) -> Tokens:
+    """The patch tokens of the whole clip behind the first block, each frame by itself, `(B, T*N, D)`. Class tokens join behind it."""
+    frames = clip_BTCHW.shape[1]
+    tokens = split_frames(vit.patches(clip_BTCHW), frames)
+    with stage("backbone"):
+        tokens = vit.blocks[0](tokens.with_x(vit.pre_norm(tokens.x_BND)))
+    return join_frames(tokens, frames)
 
 
 def half_patches(embed: PatchEmbed, clip_BTCHW: Tensor) -> Tokens:

@@ -35,7 +35,9 @@ SPACE = {
     "consistency": Knob(
         values=(0.0, 0.1, 1.0), default=0.0, low=0.0, high=100.0, help="weight of the consistency regulariser; doubles the training cost"
     ),
-    "glance": Knob(values=GLANCES, default="half", help="what the utility scores: patches, or patches at half the resolution"),
+    "glance": Knob(
+        values=GLANCES, default="half", help="what the utility scores: patches, the same at half the resolution, or behind the first block"
+    ),
     "frozen": Knob(values=(False, True), default=False, help="whether the image ViT stays as it is"),
     "layer_decay": Knob(values=(1.0, 0.9, 0.75, 0.65), default=1.0, low=0.1, high=1.0, help="learning rate of a ViT block relative to the next"),
     "relaxation": Knob(

@@ -27,7 +27,7 @@ from vitgs.graphsampler.cells import CELLS
 from vitgs.graphsampler.diversity import check_diversity, choose_diverse
 from vitgs.graphsampler.edges import Edges, build_edges
 from vitgs.graphsampler.encode import Run, encode
-from vitgs.graphsampler.glance import AppliedBefore, check_glance, half_patches, half_patches_through
+from vitgs.graphsampler.glance import AppliedBefore, check_glance, first_block, half_patches, half_patches_through
 from vitgs.graphsampler.graph import Graph
 from vitgs.graphsampler.knobs import SPACE
 from vitgs.graphsampler.losses import objective
@@ -88,7 +88,7 @@ class GraphSampler(nn.Module):
         check_relaxation(relaxation, select, attention)
         self.relaxation, self.temperature = relaxation, temperature
         check_diversity(diversity, select, relaxation)
-        check_parts(merge, place, utility, relaxation)
+        check_parts(merge, place, utility, relaxation, glance)
         if merge != "none" and attention == "frame" and ragged(select, decision):
             given = f"merge={merge}, select={select}, decision={decision}"
             remedy = "set decision=dense and select=both, or attention=joint, or merge=none"
@@ -104,6 +104,7 @@ class GraphSampler(nn.Module):
         scored = utility == "learned" or select in ("both", "frame", "token")
         self.biased = utility == "learned"
         self.utility = Utility(size.width, self.vit.embed.rows, self.vit.embed.columns) if scored else None
+        self.blocks_done = int(scored and glance == "block")
         if self.utility is not None and glance == "half" and not diversity:  # diversity compares whole tokens
             self.utility.down = AppliedBefore(size.width, self.utility.down.out_features)
         self.time = TimeEmbed(clip.frames, size.width, style.time_init_std) if attention == "joint" or layers or memory else None
@@ -166,9 +167,10 @@ class GraphSampler(nn.Module):
 
     def check_plain(self, use: str) -> None:
         """Refuses what goes through utility, ViT, graph and memory one after the other, `use`, for a model where that isn't all."""
-        if any(self.merges) or self.place == "between" or self.diversity:
-            given = f"merge={self.merge}, place={self.place}, diversity={self.diversity:g}"
-            raise UsageError(f"{use} needs merge=none, place=behind, diversity=0", given=given, remedy="train a model with these")
+        if any(self.merges) or self.place == "between" or self.diversity or self.blocks_done:
+            given = f"merge={self.merge}, place={self.place}, diversity={self.diversity:g}, glance={self.glance}"
+            rule = f"{use} needs merge=none, place=behind, diversity=0, and a glance before the blocks"
+            raise UsageError(rule, given=given, remedy="train a model with these")
 
     def _shape(self, budget: float) -> tuple[int, int]:
         return kept_shape(self.select, self.decision, budget, self.frames, self.tokens)
@@ -206,7 +208,7 @@ class GraphSampler(nn.Module):
         utility_BTN = self.utility(seen, self.frames)
 
         def embed(index_BS: Tensor | None) -> Tokens:
-            if self.glance == "patch":
+            if self.glance != "half":
                 return seen if index_BS is None else gather(seen, index_BS)
             return self.vit.patches(clip_BTCHW) if index_BS is None else self.vit.embed.some(clip_BTCHW, index_BS)
 
@@ -225,6 +227,8 @@ class GraphSampler(nn.Module):
             return None
         if self.glance == "patch":
             return self.vit.patches(clip_BTCHW)
+        if self.glance == "block":
+            return first_block(self.vit, clip_BTCHW)
         if isinstance(first := self.utility.down, AppliedBefore):
             return half_patches_through(first, self.vit.embed, clip_BTCHW)
         return half_patches(self.vit.embed, clip_BTCHW)
@@ -232,7 +236,7 @@ class GraphSampler(nn.Module):
     def _encode(self, kept: Tokens, budget: float, run: Run | None = None) -> Tokens:
         """The ViT over what is kept: all together, or a frame at a time."""
         alike = frames_alike(self.attention, self.select, self.decision, budget, self.frames, self.tokens)
-        return encode(self.vit, kept, alike, self.frames, run)
+        return encode(self.vit, kept, alike, self.frames, run, self.blocks_done)
 
     def _encode_merging(self, kept: Tokens, appearance_BSD: Tensor, budget: float) -> tuple[Tokens, Tokens, Tensor]:
         """The ViT with merging between its blocks: its tokens, and the patch tokens among them with their appearance, in time order."""
@@ -273,13 +277,14 @@ class GraphSampler(nn.Module):
         return token
 
 
-def check_parts(merge: str, place: str, utility: str, relaxation: str) -> None:
+def check_parts(merge: str, place: str, utility: str, relaxation: str, glance: str) -> None:
     """Refuses parts that can't be put together."""
     if merge == "vtm" and utility == "none":
         raise UsageError("merge=vtm picks its targets by utility", given="utility=none", remedy="set utility=learned, or merge=tome")
-    if merge != "none" and (place == "between" or relaxation == "lagrange"):
-        given = f"merge={merge}, place={place}, relaxation={relaxation}"
-        raise UsageError("merging needs place=behind, and no relaxation=lagrange", given=given, remedy="set merge=none, or the other two so")
+    if merge != "none" and (place == "between" or relaxation == "lagrange" or glance == "block"):
+        given = f"merge={merge}, place={place}, relaxation={relaxation}, glance={glance}"
+        rule = "merging needs place=behind, and neither relaxation=lagrange nor glance=block"
+        raise UsageError(rule, given=given, remedy="set merge=none, or the others so")
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
