@@ -131,6 +131,10 @@ def test_equal_core_seconds_follow_from_the_reference(tmp_path: Path) -> None:
     assert {(job.system, job.seed) for job in trains} == {("uniform_frames", 0), ("vit_mean", 0)}
     assert len(trains) == (2 + 2) * 2
     assert {job.options["equal"] for job in added} == {"core_seconds"}
+    more = make(tmp_path, equal=("steps", "core_seconds"), equal_seeds=3)
+    further = {job.id: job for job in more.plan(more.points, rows).jobs if job.id not in rows}
+    assert set(further) >= {job.id for job in added}
+    assert {(job.system, job.seed) for job in further.values()} == {(name, seed) for name in ("uniform_frames", "vit_mean") for seed in range(3)}
 
 
 def test_what_is_given_overrides_the_profile(tmp_path: Path) -> None:

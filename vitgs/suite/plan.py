@@ -191,9 +191,9 @@ class Planner:
         return [job for train, data in trains for job in (train, *self._evals(point, train, data, ("val", "test"), [point.run]))]
 
     def _equal(self, known: Sequence[tuple[Point, float]], ended: Mapping[str, Record]) -> tuple[list[Job], bool]:
-        """Seed 0 of every cell again, for the core-seconds that the reference took at equal steps; and whether that is still to be known.
+        """Every cell again, for the core-seconds that the reference took at equal steps; and whether that is still to be known.
 
-        How many steps those are follows from the cell's own training at equal steps: its mean cost a step, over the budgets that it drew.
+        How many steps those are follows from seed 0 of the cell at equal steps: its mean cost a step, over the budgets that it drew.
         """
         if "core_seconds" not in self.profile.equal:
             return [], False
@@ -217,8 +217,9 @@ class Planner:
                     continue
                 steps = max(1, round(own.result["steps"] * core_seconds / own.result["core_seconds"]))
                 recipe = replace(self._recipe(own_rate), steps=steps)
-                train = self._train(point, data, 0, recipe, "final", equal="core_seconds", equal_core_seconds=core_seconds)
-                jobs += [train, *self._evals(point, train, data, ("val", "test"), [point.run])]
+                for seed in range(self.profile.equal_seeds):
+                    train = self._train(point, data, seed, recipe, "final", equal="core_seconds", equal_core_seconds=core_seconds)
+                    jobs += [train, *self._evals(point, train, data, ("val", "test"), [point.run])]
         return jobs, waiting
 
     def _costs(self, point: Point) -> list[Job]:

@@ -109,7 +109,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """On what and how hard. `equal`: for equal steps, and (on `equal_data`, or on all) for the core-seconds that `joint` takes.
+    """On what and how hard. `equal`: for equal steps, and (on `equal_data` or all, `equal_seeds` seeds) for the core-seconds of `joint`.
 
     A short form may leave out `rules` and `levers`, and name the `models` that it runs of a suite (none: all; `--models` overrides).
     """
@@ -130,6 +130,7 @@ class Profile:
     levers: bool = True
     equal: tuple[str, ...] = ("steps",)
     equal_data: tuple[str, ...] = ()
+    equal_seeds: int = 1
     train: Mapping[str, Any] = field(default_factory=dict)
     tune: Tune = field(default_factory=Tune)
     start: Start = field(default_factory=Start)
@@ -146,7 +147,7 @@ _CHOICES: dict[tuple[type, str], tuple[str, ...]] = {
     (Profile, "equal"): ("steps", "core_seconds"),
     (Start, "weights"): ("shared", "none"),
 }
-_LEAST = {"frames": 1, "height": 1, "width": 1, "seeds": 1, "steps": 1, "batch": 1, "trials": 0, "val_clips": 0, "test_clips": 0}
+_LEAST = {"frames": 1, "height": 1, "width": 1, "seeds": 1, "equal_seeds": 1, "steps": 1, "batch": 1, "trials": 0, "val_clips": 0, "test_clips": 0}
 
 
 def suite_names() -> list[str]:
