@@ -112,7 +112,7 @@ class Explanation:
 def explain(model: GraphSampler, clip_TCHW: Tensor, budget: float | None = None) -> Explanation:
     """Runs the model on one clip, as at test time, and keeps what it did; `budget` None: the one it was built with."""
     model.check_plain("explain")
-    check_clip(clip_TCHW.unsqueeze(0), model.shape)
+    check_clip(clip_TCHW.unsqueeze(0) if isinstance(clip_TCHW, Tensor) else clip_TCHW, model.shape)
     share = model.budget if budget is None else check_budget(budget)
     was_training = model.training
     model.eval()
