@@ -1,8 +1,8 @@
 """The same as `stream`, of a whole clip in one pass: what streaming is held to, written apart from it.
 
-Utility, choice, ViT, graph, memory and readout each run once over all chunks: utility by its parts with the frames ahead of a chunk masked, chunks as
-rows of a padded batch, one graph over all nodes with candidates in a causal window, the bank of each frame sought among all earlier nodes, one scan
-of the memory, one softmax of the readout; nothing is carried. Meant for checks.
+Utility, choice, ViT, graph, bank, memory and readout each run once over all chunks: utility by its parts with the frames ahead of a chunk masked,
+chunks as rows of a padded batch, one graph over all nodes with candidates in a causal window, the bank of each frame sought among all earlier nodes,
+one scan of the memory, one softmax of the readout; nothing is carried. Meant for checks.
 
 Suffixes beside those of the package: R rows of a padded batch, Q their longest; C chunks, W candidates of a chunk's nodes.
 """

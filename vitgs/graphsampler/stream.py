@@ -216,7 +216,7 @@ class Streamer:
         return nodes.with_x(x_BSD), tuple(replace(p, position_BP3=p.position_BP3 - ago) for p in kept_past)
 
     def _read(self, state: State | None, encoded: Tokens, before: Tokens, nodes: Tokens, frames: int) -> tuple[Pooled, Pooled | None]:
-        """The pooled nodes so far; class tokens are pooled apart from what graph and memory changed."""
+        """The pooled nodes so far; class tokens are pooled apart from what graph, bank and memory changed."""
         readout, pooled, changed = self.model.readout, None if state is None else state.pooled, None if state is None else state.changed
         if encoded.prefix == 0:
             return joined(pooled, pool_nodes(readout, nodes)), None
