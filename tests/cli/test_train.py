@@ -43,9 +43,17 @@ def test_a_checkpoint_is_evaluated(checkpoint: str, ran: Ran) -> None:
         (["--split", "all"], "a split must be"),
         (["--views", "2x3"], "digits:moment has one view"),
         (["--views", "2by3"], "--views must be clips x crops"),
+        (["--views", "automatic"], "for two clips of three crops each, or auto"),
         (["--clips", "0"], "--clips must be above 0"),
     ):
         assert says in one_line(ran(["eval", checkpoint, *arguments]), 2)
+
+
+def test_a_cost_that_depends_on_the_clip_is_said_to_be_of_one(checkpoint: str, ran: Ran) -> None:
+    rlt = ran(["train", "rlt", "--data", "digits:moment", *TINY, "--out", "out", "--json"]).document["checkpoint"]
+    for name, of, depends in ((rlt, "the first clip", True), (checkpoint, "every clip", False)):
+        assert ran(["eval", name, "--clips", "8", "--json"]).document["macs_of"] == of
+        assert ("MACs, of the first clip: its cost depends on the clip\n" in ran(["eval", name, "--clips", "8"]).out) == depends
 
 
 def test_training_is_told_on_stderr(ran: Ran) -> None:
@@ -102,9 +110,11 @@ def test_videos_are_seen_in_views(ran: Ran, tmp_path: Path) -> None:
         names.append(done.document["checkpoint"])
         assert done.document.get("temporal_scales") == ([1.0, 0.5] if "1,0.5" in scales else None)
     assert names[0] == names[1] != names[2]
+    done = ran(["train", "graphsampler", "--data", "./data/", *TINY, *shape, "--set", "select=none", "--out", "out", "--json"])
+    assert ran(["eval", done.document["checkpoint"], "--views", "auto", "--json"]).document["views"] == "1x1", "it keeps all tokens at any budget"
     one, six, auto, dear = (
         ran(["eval", names[0], *views, "--split", "test", "--json"]).document
-        for views in ([], ["--views", "2x3"], ["--views", "auto"], ["--views", "auto", "--set", "budget=0.5"])
+        for views in ([], ["--views", "2x3"], ["--views", "auto", "--set", "budget=0.125"], ["--views", "auto", "--set", "budget=0.5"])
     )
     assert [found["views"] for found in (one, six, auto, dear)] == ["1x1", "2x3", "1x3", "1x1"]
     assert six["clips"] == one["clips"] == 2
@@ -115,7 +125,7 @@ def test_videos_are_seen_in_views(ran: Ran, tmp_path: Path) -> None:
     assert "repeats some" in one_line(ran(["train", "joint", "--data", "./data/", *TINY, "--temporal-scales", "0.25"]), 2)
 
 
-@pytest.mark.parametrize(("budget", "crops"), [(1.0, 1), (0.5, 1), (0.34, 1), (1 / 3, 3), (0.25, 3), (None, 1)])
-def test_three_crops_where_they_cost_no_more_than_one_whole_view(budget: float | None, crops: int) -> None:
-    assert affordable(budget, Views(clips=2, crops=3)) == Views(crops=crops)
-    assert affordable(budget, Views()) == Views()
+@pytest.mark.parametrize(("macs", "whole", "crops"), [(90, 90, 1), (31, 90, 1), (30, 90, 3), (20, 90, 3), (None, 90, 1), (30, None, 1)])
+def test_three_crops_where_they_cost_no_more_than_one_whole_view(macs: int | None, whole: int | None, crops: int) -> None:
+    assert affordable(macs, whole, Views(clips=2, crops=3)) == Views(crops=crops)
+    assert affordable(macs, whole, Views()) == Views()

@@ -61,6 +61,23 @@ def test_views_show_the_same_videos_in_the_same_order(data: Path) -> None:
     assert torch.equal(plain.clip_BTCHW, one.clip_BTCHW)
 
 
+def test_each_view_shows_its_own_crop_of_its_own_frames(data: Path) -> None:
+    source = VideoFolder(data, "val", frames=2, height=16, width=24, normal="half")
+    count, stored, height, width, channels = source.frames.frame_NFHWC.shape
+    place_FW = 50 * np.arange(stored)[:, None] + np.arange(width)
+    ramp_NFHWC = np.broadcast_to(place_FW[None, :, None, :, None], (count, stored, height, width, channels)).astype(np.uint8)
+    source.__dict__["frames"] = dataclasses.replace(source.frames, frame_NFHWC=ramp_NFHWC)
+    found = []
+    for view in source.seen(Views(clips=2, crops=3)):
+        (clips,) = view.evaluation()
+        place_BTW = ((clips.clip_BTCHW[:, :, 0, 0] * 0.5 + 0.5) * 255).round().int()
+        assert (place_BTW == place_BTW[:1]).all() and (place_BTW.diff(dim=2) == 1).all()
+        found.append([divmod(first, 50) for first in place_BTW[0, :, 0].tolist()])
+    free = width - 24
+    assert free > height - 16
+    assert found == [[(t, first) for t in times] for times in ((0, 2), (1, 3)) for first in (0, free // 2, free)]
+
+
 @pytest.mark.parametrize(
     ("views", "says"),
     [

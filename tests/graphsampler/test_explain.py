@@ -69,6 +69,7 @@ def test_logits_and_choice_are_the_models_own(knobs: dict[str, object], budget: 
         assert found.utility_TN is not None
         torch.testing.assert_close(found.utility_TN, utility[0].sigmoid(), atol=1e-6, rtol=0)
     assert (found.graph is None, found.memory is None) == (model.graph is None, model.memory is None)
+    assert found.memory is None or found.memory.gated == (knobs.get("cell") != "rnn")
     assert int(found.kept_T.sum()) == len(found.position_S3) == len(set(found.best_nodes(99)))
 
 

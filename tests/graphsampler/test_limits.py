@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from vitgs.errors import UsageError
 from vitgs.graphsampler.explain import explain
 from vitgs.graphsampler.model import SYSTEM, GraphSampler
-from vitgs.graphsampler.stream import Streamer
+from vitgs.graphsampler.stream import Streamer, stream
 from vitgs.spec import Clip
 
 SETTINGS: list[dict[str, Any]] = [
@@ -61,7 +62,8 @@ def test_it_runs_at_the_edge_and_trains_there(of: Clip, extra: dict[str, Any], r
         logits = model(seen, **run)
     assert logits.shape == (2, 6) and logits.isfinite().all()
     torch.autograd.backward(model.train()(seen, **run).sum())
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    assert grads and all(grad.isfinite().all() for grad in grads)
 
 
 @pytest.mark.parametrize(("height", "width"), [(225, 225), (32, 33), (4, 4)])
@@ -103,6 +105,22 @@ def test_streaming_and_explaining_refuse_it_too() -> None:
         Streamer(model, 2).step(None, torch.zeros(1, 2, 3, 64, 64))
     with pytest.raises(UsageError, match="given: 1x5x3x32x32"):
         explain(model, torch.zeros(5, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        pytest.param([torch.zeros(2, 3, 32, 32)] * 2, "given: a list of 2;", id="a list"),
+        pytest.param(None, "given: NoneType;", id="nothing"),
+        pytest.param(torch.zeros(4), "given: (1x)?4 of torch.float32;", id="one dimension"),
+    ],
+)
+def test_what_is_no_clip_at_all_is_refused_there_in_the_same_line(wrong: Any, says: str) -> None:
+    model = build(clip())
+    for use in (partial(Streamer(model, 2).step, None), partial(stream, model, chunk_frames=2), partial(explain, model)):
+        with pytest.raises(UsageError, match=f"one tensor of floats.*{says}") as caught:
+            use(wrong)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_compiled_model_says_the_same() -> None:

@@ -226,6 +226,14 @@ def test_pictures_that_stand_still_tie_and_the_latest_is_heard() -> None:
     assert edges.node_BSE[0, :, :3].tolist() == [[8, 6, 4], [9, 7, 5]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_in_every_precision_the_same_node_of_earlier_frames_is_the_most_similar(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    position = torch.stack([torch.arange(12) // 4 - 2, torch.arange(12) % 4, torch.zeros(12)], dim=-1)
+    edges = causal_edges(torch.randn(4, 8).to(dtype).repeat(3, 1)[None], position[None], 4, k=2, temporal=2)
+    assert edges.node_BSE[0, :, :3].tolist() == [[8, 4, 0], [9, 5, 1], [10, 6, 2], [11, 7, 3]]
+
+
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
 def test_memory_goes_on_where_it_was(cell: str) -> None:
     torch.manual_seed(0)
@@ -270,6 +278,16 @@ def test_half_precision_streams_and_a_late_chunk_still_counts() -> None:
     for _ in range(999):
         running = joined(running, pool_nodes(torch.nn.Identity(), ones))
     torch.testing.assert_close(running.mean_Bhd.mean(), torch.tensor(0.999), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"bank": 3, "layers": 0, "memory": 0}], ids=str)
+def test_what_is_ranked_in_float16_is_ranked_as_in_one_pass(knobs: Knobs) -> None:
+    model, clip = build(**knobs), video(4).repeat(1, 3, 1, 1, 1)
+    assert model.utility is not None
+    model.utility.get_parameter("token.bias").sub_(5)  # log utilities whose steps float16 has no number for
+    model.to(torch.float16)
+    once = whole(model, clip.half(), 4, past_chunks=2)
+    torch.testing.assert_close(stream(model, clip.half(), 4, past_chunks=2), once, atol=5e-3, rtol=0)
 
 
 @pytest.mark.parametrize(

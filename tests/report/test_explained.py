@@ -17,7 +17,7 @@ from vitgs.report.explained import FADED, SUFFIXES, Shown, draw, figure
 NAMES = ("nought", "one", "two", "three", "four", "five", "a very long name of a class indeed")
 
 
-def explanation(frames: int = 3, rows: int = 2, columns: int = 3, *, kept: int = 5, bare: bool = False) -> Explanation:
+def explanation(frames: int = 3, rows: int = 2, columns: int = 3, *, kept: int = 5, bare: bool = False, gated: bool = True) -> Explanation:
     """Made up: the last frame has no node, each node listens to two others by all kinds of edges."""
     generator = torch.Generator().manual_seed(0)
     position = torch.stack(torch.meshgrid(torch.arange(frames - 1), torch.arange(rows), torch.arange(columns), indexing="ij"), dim=-1).reshape(-1, 3)
@@ -28,7 +28,8 @@ def explanation(frames: int = 3, rows: int = 2, columns: int = 3, *, kept: int =
     kind[0, 1] = KINDS.index("both")
     graph = GraphTrace(neighbour_SE=neighbour, kind_SE=kind, similarity_SE=torch.rand(kept, 4), weight_LSE=torch.rand(2, kept, 4).softmax(dim=2))
     held = torch.bincount(chosen[:, 0], minlength=frames).bool()[:, None]
-    memory = MemoryTrace(gate_TM=torch.rand(frames, 2) * held, change_TM=torch.rand(frames, 2) * held, share_SM=torch.rand(kept, 2))
+    gate, change = (torch.rand(frames, 2) * held for _ in range(2))
+    memory = MemoryTrace(gated=gated, gate_TM=gate, change_TM=change, share_SM=torch.rand(kept, 2))
     return Explanation(
         grid=(frames, rows, columns),
         budget=0.25,
@@ -94,6 +95,14 @@ def test_what_a_model_lacks_is_not_drawn() -> None:
     assert {"Kept", "Answer"} <= set(said)
     assert not {"Graph", "Memory", "utility"} & set(said)
     assert "Graph" not in texts(figure(explanation(), shown(explanation()), []))
+
+
+def test_a_plain_cell_has_no_gate_to_draw() -> None:
+    for gated in (True, False):
+        found = explanation(gated=gated)
+        said = texts(figure(found, shown(found), []))
+        assert ("write 1" in said) == gated and "change 1" in said
+        assert any("A plain cell has no gate" in text for text in said) != gated
 
 
 @pytest.mark.parametrize(("frames", "rows", "columns", "kept"), [(2, 1, 1, 1), (8, 4, 4, 30), (16, 2, 4, 20), (40, 2, 2, 30)])

@@ -107,6 +107,7 @@ def test_times_of_two_machines_in_one_folder_are_not_put_side_by_side(tmp_path: 
     assert any("trained on several machines" in note and "b: graphsampler" in note for note in book.notes)
     assert any("machine a" in note and "measure rows at other settings" in note for note in book.notes)
     of = {name: [p for p in book.points if p.configuration.system == name] for name in ("graphsampler", "joint")}
+    assert of["graphsampler"]
     assert all(p.cost.latency_ms.value is None and p.top1.estimate.value is not None for p in of["graphsampler"])
     assert any(p.cost.latency_ms.value for p in of["joint"])
     alone = load_book([write(tmp_path / "alone", [row for row in rows if row.job.system != "graphsampler"])], current=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +35,13 @@ class Brightest(nn.Module):
 
     def forward(self, clip_BTCHW: Tensor) -> Tensor:
         return nn.functional.avg_pool2d(clip_BTCHW[:, 0], 2).flatten(1)
+
+
+class Turned(Brightest):
+    """The same, or its opposite at run."""
+
+    def forward(self, clip_BTCHW: Tensor, sign: float = 1.0) -> Tensor:
+        return sign * super().forward(clip_BTCHW)
 
 
 class Given(nn.Module):
@@ -67,9 +75,24 @@ def test_one_view_is_evaluation_as_it_is() -> None:
 def test_probabilities_are_averaged_and_not_logits() -> None:
     surest_of_0, twice_1 = torch.tensor([[100.0, 0.0, 0.0]]), torch.tensor([[0.0, 5.0, 0.0]])
     assert int(torch.stack([surest_of_0, twice_1, twice_1]).mean(dim=0).argmax()) == 0
-    mean_BC = MeanOfViews(Given(), 3)(torch.cat([surest_of_0, twice_1, twice_1]))
+    mean_BC = MeanOfViews(Given(), 3)(torch.cat([surest_of_0, twice_1, twice_1])).exp()
+    torch.testing.assert_close(mean_BC, torch.cat([surest_of_0, twice_1, twice_1]).softmax(dim=1).mean(dim=0, keepdim=True))
     assert int(mean_BC.argmax()) == 1
     torch.testing.assert_close(mean_BC.sum(), torch.tensor(1.0))
+
+
+def test_classes_too_unlikely_for_a_float_are_ranked_too() -> None:
+    logits_BC = torch.tensor([[200.0, 0, 1, 2, 3, 4, 5, 6]])
+    for views in (1, 3):
+        assert MeanOfViews(Given(), views)(logits_BC.repeat(views, 1)).topk(5).indices.tolist() == [[0, 7, 6, 5, 4]]
+
+
+def test_a_run_knob_reaches_the_model_in_every_view() -> None:
+    views, source = Views(clips=1, crops=3), Dimmed("test", seen_with=(1.0, 2.0, 3.0))
+    best, worst = (evaluate_in_views(Turned(), source, views, run={"sign": sign}, clips=90).top1.value for sign in (1.0, -1.0))
+    assert best is not None and worst is not None and best > 0.9 and worst < 0.1
+    both = evaluate_in_views(Turned(), source, views, run={}, repeat={"sign": (1.0, -1.0)}, clips=90).top1.value
+    assert both == pytest.approx((best + worst) / 2)
 
 
 def test_the_model_is_given_back_in_its_mode() -> None:

@@ -29,7 +29,8 @@ def evaluate(
         typer.Option(
             "--views",
             metavar="CLIPSxCROPS|auto",
-            help="Views of a video whose probabilities are averaged. auto: 1x3 at a budget of 1/3 or less, else 1x1.",
+            help="Views of a video whose probabilities are averaged. auto: 1x3 where the data has crops and three views cost no more than one of all "
+            "tokens (a budget of about 1/3 or less), else 1x1.",
         ),
     ] = "1x1",
     clips: Annotated[int | None, typer.Option("--clips", help="Only the first so many.")] = None,
@@ -39,7 +40,7 @@ def evaluate(
 ) -> None:
     """Evaluate a checkpoint."""
     options.positive("--clips", clips)
-    asked = None if views == AUTO else options.views(views)
+    seen = _asked(views)
     about = about_checkpoint(checkpoint)
     run = options.settings(given)
     from vitgs.backbone.weights import read_weights
@@ -58,27 +59,42 @@ def evaluate(
         knob.check(subject.system.name, name, value)
     subject.system.load(subject.model, read_weights(checkpoint))
     source = data_for(Clip(**about["clip"]), data or about["data"], split)
-    seen = asked or affordable({**subject.knobs, **run}.get("budget"), source.most_views)
-    source.seen(seen)  # what the data can't give is said before any work
-    one = count(subject.model, next(iter(source.evaluation(1))).clip_BTCHW, run)
+    if seen is not None:
+        source.seen(seen)  # what the data can't give is said before any work
+    first_1TCHW = next(iter(source.evaluation(1))).clip_BTCHW
+    one = count(subject.model, first_1TCHW, run)
+    if seen is None:
+        whole = count(subject.model, first_1TCHW, {**run, "budget": 1.0}) if "budget" in subject.system.run_knobs else one
+        seen = affordable(one.macs, whole.macs, source.most_views)
     subject.model.to(where)
     result = evaluate_in_views(subject.model, source, seen, run=run, repeat=subject.system.repeat, clips=clips, device=device)
     found = {name: value for name, value in to_json(result).items() if name != "group_index"}
     if as_json:
         video = None if one.macs is None else one.macs * seen.count
         cost = {"views_a_video": seen.count, "macs_a_view": one.macs, "macs_a_video": video, "macs_reason": one.reason}
-        output.document({"checkpoint": checkpoint.name, "model": about["model"], "data": source.name, "run": run, **found, **cost})
+        of = {"macs_of": "the first clip" if subject.system.content else "every clip"}
+        output.document({"checkpoint": checkpoint.name, "model": about["model"], "data": source.name, "run": run, **found, **cost, **of})
         return
     for name, value in (("top-1", result.top1), ("top-5", result.top5)):
         print(f"{name} {interval(value.value, value.low, value.high, scale=100)} % on {result.clips} {split} clips of {source.name}")
     times = f"{seen.count} views: {seen.count} x " if seen.count > 1 else "1 view: "
-    print(f"{times}{quantity(one.macs, 'macs')}" if one.macs is not None else f"MACs of a view not given: {one.reason}")
+    of_which = ", of the first clip: its cost depends on the clip" if subject.system.content else ""
+    print(f"{times}{quantity(one.macs, 'macs')}{of_which}" if one.macs is not None else f"MACs of a view not given: {one.reason}")
 
 
-def affordable(budget: float | None, most: Views) -> Views:
-    """The views of `auto`: three crops where the budget, the kept share of the tokens, is so low that they cost no more than one view of all tokens.
+def _asked(views: str) -> Views | None:
+    """The views that the option names, None for `auto`."""
+    try:
+        return None if views == AUTO else options.views(views)
+    except UsageError as error:
+        raise UsageError(error.rule, given=error.given, remedy=f"{error.remedy}, or {AUTO}") from error
 
-    A system without a budget pays for all tokens of each view, and has one.
+
+def affordable(macs: int | None, macs_whole: int | None, most: Views) -> Views:
+    """The views of `auto`: three crops where the data has them and they cost no more than one view of all tokens, by MACs of a view of each.
+
+    A system that pays for all tokens of each view has one; so has one whose cost isn't known.
     """
     three = Views(crops=3)
-    return three if budget is not None and budget * three.count <= 1 and most.crops >= three.crops else Views()
+    cheap = macs is not None and macs_whole is not None and three.count * macs <= macs_whole
+    return three if cheap and most.crops >= three.crops else Views()

@@ -145,7 +145,7 @@ def _data(found: Explanation, names: tuple[str, ...]) -> dict[str, Any]:
     memory = None
     if found.memory is not None:
         memory = {
-            "write_gate_by_frame_and_slot": found.memory.gate_TM.tolist(),
+            "write_gate_by_frame_and_slot": found.memory.gate_TM.tolist() if found.memory.gated else None,
             "state_change_by_frame_and_slot": found.memory.change_TM.tolist(),
             "share_by_node_and_slot": found.memory.share_SM.tolist(),
         }

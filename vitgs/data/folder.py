@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from vitgs import folders
-from vitgs.data import sampling, transforms
+from vitgs.data import WHOLE, sampling, transforms
 from vitgs.data.frame_cache import Frames, frames_of
 from vitgs.data.listing import Listing, Video, listing
 from vitgs.data.source import SPLITS, Clips, Split, known_split
@@ -58,7 +58,7 @@ class VideoFolder:
         width: int,
         normal: str = "imagenet",
         flip: bool = True,
-        scales: tuple[float, ...] = (1.0,),
+        scales: tuple[float, ...] = WHOLE,
     ) -> None:
         if normal not in transforms.NORMALS:
             raise unknown("normalisation", normal, transforms.NORMALS)
@@ -114,7 +114,10 @@ class VideoFolder:
         return self._clips(rng.choice(stored, size, replace=size > stored), rng if self.split == "train" else None)
 
     def evaluation(self, count: int | None = None, seed: int = 0) -> Iterator[Clips]:
-        """Each decodable video once, middle frames and middle crop, in an order that depends on the seed so that a prefix is a fair sample."""
+        """Each decodable video once, the frames and crop of its view (one view: the middle ones).
+
+        The order depends on the seed, so that a prefix is a fair sample.
+        """
         stored = len(self.frames.kept_N)
         order = np.random.default_rng([len(SPLITS), seed]).permutation(stored)[: stored if count is None else count]
         for start in range(0, len(order), _EVALUATION_BATCH):
@@ -195,4 +198,4 @@ class VideoFolder:
 
 def _described(scales: tuple[float, ...]) -> str:
     plain = "random frame of each segment"
-    return plain if scales == (1.0,) else f"{plain} of a random window, as long as the video times one of {', '.join(f'{s:g}' for s in scales)}"
+    return plain if scales == WHOLE else f"{plain} of a random window, as long as the video times one of {', '.join(f'{s:g}' for s in scales)}"

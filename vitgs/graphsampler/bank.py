@@ -1,7 +1,7 @@
 """A long-term bank: the K best nodes of all frames so far, which the nodes of later frames attend to, in constant memory however long the video.
 
 The slots of `memory.py` sum up what was seen; an entry of the bank stays as it was until better ones push it out. With c_i the score of node i, its
-log utility (0 where nothing scores), t_i its frame and nodes numbered in time order:
+bias as a key (log utility; behind `merge` plus its log size; 0 where there is neither), t_i its frame and nodes numbered in time order:
 
 * Write: a frame writes all its nodes. Evict: of the entries the lowest scores go, of equal ones the earlier, until K are left. So
   bank(t) = best_K(bank(t-1), frame t) = best_K{i : t_i <= t} by (c_i, i): the same however a video is cut, frame after frame or all at once.
@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from vitgs.backbone.tokens import Tokens, rows
 from vitgs.graphsampler.edges import block_rows, neighbours
 
-# Scores closer than this are equal: rounding, which differs with the shape of a product, must not choose among nodes of a picture that stands still.
+# Scores are compared in steps of 1/SCORE_STEPS, so that rounding, which differs with the shape of a product, rarely chooses among nodes of a picture
+# that stands still.
 SCORE_STEPS = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entries:
-    """Nodes as the bank has them. `said_BAX`: their keys and values; `score_BA`: their log utility, the lowest number for a place without a node;
+    """Nodes as the bank has them. `said_BAX`: their keys and values; `score_BA`: their scores c_i, the lowest number for a place without a node;
     `frame_BA`: counted from the first frame of the clip or chunk, so below 0 for those of earlier chunks."""
 
     said_BAX: Tensor
@@ -136,7 +137,8 @@ class LongBank(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x_BSD: Tensor, frame_BS: Tensor, frames: int, bias_BS: Tensor | None) -> Tensor:
-        """The nodes of a clip `(B, S, D)` after each has read the bank as it was before its frame; `bias_BS`: their log utility."""
+        """The nodes of a clip `(B, S, D)` after each has read the bank as it was before its frame; `bias_BS`: their scores
+        c_i, which are log utility, plus log size behind `merge`."""
         h_BSD = self.norm(x_BSD)
         entries = self.entries(h_BSD, frame_BS, bias_BS)
         return self.read(x_BSD, h_BSD, frame_BS, entries, held_before(entries.score_BA, entries.frame_BA, frames, self.count))

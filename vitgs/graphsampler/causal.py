@@ -20,7 +20,7 @@ from vitgs.graphsampler.edges import FRAME_CELLS, Edges, build_edges, neighbours
 from vitgs.graphsampler.graph import GraphLayer, pass_messages
 from vitgs.graphsampler.memory import Memory, MemoryBank, frames_since
 
-# Similarities closer than this are a tie: rounding, which differs with the shape of a product, must not pick neighbours.
+# Similarities are compared in steps of 1/SIMILARITY_STEPS, so that rounding, which differs with the shape of a product, rarely picks neighbours.
 SIMILARITY_STEPS = 2**16
 _ORDERS = 2**32
 
@@ -56,7 +56,8 @@ def causal_edges(appearance_BAD: Tensor, position_BA3: Tensor, own: int, *, k: i
     similarity_BSA = unit[:, -own:] @ unit.transpose(1, 2)
     closed_BSA = position_BS3[..., :1] == position_BA3[..., 0].unsqueeze(1)
     order_A = torch.arange(count, device=unit.device)
-    like, alike = best((similarity_BSA * SIMILARITY_STEPS).round().long(), order_A, closed_BSA, k)
+    # In float32, because as many steps are more than the largest number of float16.
+    like, alike = best((similarity_BSA.float() * SIMILARITY_STEPS).round().long(), order_A, closed_BSA, k)
     near, valid = best(-squared_distance(position_BS3, position_BA3), order_A, closed_BSA, temporal)
     twice = (near.unsqueeze(3) == like.unsqueeze(2)).any(dim=3)
     itself = order_A[-own:, None].expand(len(unit), -1, 1)

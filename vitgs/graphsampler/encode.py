@@ -20,7 +20,8 @@ from vitgs.backbone.tokens import Tokens, split_frames, with_prefix, without_pre
 from vitgs.backbone.vit import Vit
 
 Step = Callable[[Tokens], Tokens]
-# What is done with the tokens that enter and the blocks, where something is done between the blocks besides.
+# Takes the tokens that entered and the blocks still to run, does something between the blocks besides, and applies the final norm itself. None: one
+# block after the other.
 Run = Callable[[Tokens, Sequence[Step]], Tokens]
 
 
@@ -67,7 +68,10 @@ def _through(vit: Vit, tokens: Tokens, steps: Sequence[Step]) -> Tokens:
 
 
 def _with_class_tokens(kept: Tokens, class_token_11D: Tensor, frames: int) -> Tokens:
-    """A class token for each frame in front of all tokens, without bias and in no place."""
+    """A class token for each frame in front of all tokens, without bias and in no place.
+
+    Sizes and a mask aren't carried over: kept tokens stand for one patch each and are all real here.
+    """
     batch, width = len(kept.x_BND), kept.x_BND.shape[2]
     return Tokens(
         x_BND=torch.cat([class_token_11D.expand(batch, frames, width).to(kept.x_BND.dtype), kept.x_BND], dim=1),

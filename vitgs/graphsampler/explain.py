@@ -1,4 +1,5 @@
-"""What the model did on one clip, as data: what it kept, how it scored it, who listened to whom, what the memory took up.
+"""What the model did on one clip, as data: what it kept, how it scored it, who listened to whom, what the memory took up. Of the long-term bank
+nothing is shown; what it added is in the memory's writes and in the answer.
 
 Pure functions beside the model, which itself stays without flags: its own parts are run once more in its own order, and the weights that they
 use inside are computed from the same inputs. A test holds the logits and the choice to be the model's own.
@@ -48,10 +49,11 @@ class GraphTrace:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryTrace:
-    """What each slot did in each frame. `gate_TM`: how far its update gate opened, 0 to 1, the mean over the state, 1 for
-    a cell without gates; `change_TM`: root mean square of the state's change, its numbers lying within about ±1; both 0 in a frame without nodes.
-    `share_SM`: a node's share in what its frame wrote."""
+    """What each slot did in each frame. `gated`: whether its cell has gates; `gate_TM`: how far its update gate opened, 0 to 1, the mean over the
+    state, 1 where there is none; `change_TM`: root mean square of the state's change, its numbers lying within about ±1; both 0 in a frame without
+    nodes. `share_SM`: a node's share in what its frame wrote."""
 
+    gated: bool
     gate_TM: Tensor
     change_TM: Tensor
     share_SM: Tensor
@@ -112,7 +114,7 @@ class Explanation:
 def explain(model: GraphSampler, clip_TCHW: Tensor, budget: float | None = None) -> Explanation:
     """Runs the model on one clip, as at test time, and keeps what it did; `budget` None: the one it was built with."""
     model.check_plain("explain")
-    check_clip(clip_TCHW.unsqueeze(0), model.shape)
+    check_clip(clip_TCHW.unsqueeze(0) if isinstance(clip_TCHW, Tensor) else clip_TCHW, model.shape)
     share = model.budget if budget is None else check_budget(budget)
     was_training = model.training
     model.eval()
@@ -212,6 +214,7 @@ def memory_trace(bank: MemoryBank, nodes: Tokens, frames: int) -> MemoryTrace:
     within_TSM = biased_BSM[0].masked_fill(~held_TS.unsqueeze(-1), -torch.inf)
     share_SM = torch.where(held_TS.unsqueeze(-1), (within_TSM - within_TSM.logsumexp(dim=1, keepdim=True)).exp(), 0.0).sum(dim=0)
     return MemoryTrace(
+        gated=bank.cell.products > 1,  # one product is that of the next state, any more are of gates
         gate_TM=(opened_BTM * held_BT.unsqueeze(-1))[0].cpu(),
         change_TM=(states_BTMW - before_BTMW).square().mean(dim=-1).sqrt()[0].cpu(),
         share_SM=share_SM.cpu(),

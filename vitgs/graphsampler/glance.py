@@ -1,5 +1,8 @@
 """The look at all frames that the utility scores: the patch embedding itself, the same at half the resolution for a quarter of its cost, or what the
 first block of the ViT makes of the patches, a frame at a time, which sees more and costs a block on all tokens.
+
+Of the first block appearance, by which edges are drawn, is the block's output too. A scorer from the shared start was trained on patch embeddings, so
+there it starts further from its place than with the others.
 """
 
 from __future__ import annotations

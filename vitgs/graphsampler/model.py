@@ -1,6 +1,7 @@
 """The method as a system: glance, select, encode what is kept, connect it by a graph, remember over time, read out.
 
-Every part can be switched off by a knob: with budget 1, `utility` none, L = 0, memory 0 and bank 0 the plain ViT comes out (joint or by frames).
+Every part can be switched off by a knob: with budget 1, `utility` none, L = 0, memory 0 and bank 0 the plain ViT comes out, joint or by frames (with
+`glance` block only a frame at a time and without class tokens).
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ class GraphSampler(nn.Module):
             return logits, utility
 
     def check_plain(self, use: str) -> None:
-        """Refuses what goes through utility, ViT, graph and memory one after the other, `use`, for a model where that isn't all."""
+        """Refuses what goes through utility, ViT, graph, bank and memory one after the other, `use`, for a model where that isn't all."""
         if any(self.merges) or self.place == "between" or self.diversity or self.blocks_done:
             given = f"merge={self.merge}, place={self.place}, diversity={self.diversity:g}, glance={self.glance}"
             rule = f"{use} needs merge=none, place=behind, diversity=0, and a glance before the blocks"
@@ -266,7 +267,7 @@ class GraphSampler(nn.Module):
         return nodes if nodes.x_BND.shape[0] == batch else join_frames(nodes, nodes.x_BND.shape[0] // batch)
 
     def _read(self, encoded: Tokens, before: Tokens, nodes: Tokens) -> Tensor:
-        """Pooled nodes; a class token is joined by the mean of what graph and memory changed, so that it hears of it."""
+        """Pooled nodes; a class token is joined by the mean of what graph, bank and memory changed, so that it hears of it."""
         if encoded.prefix == 0:
             pooled: Tensor = self.readout(nodes)
             return pooled

@@ -1,8 +1,8 @@
 """The same as `stream`, of a whole clip in one pass: what streaming is held to, written apart from it.
 
-Utility, choice, ViT, graph, memory and readout each run once over all chunks: utility by its parts with the frames ahead of a chunk masked, chunks as
-rows of a padded batch, one graph over all nodes with candidates in a causal window, the bank of each frame sought among all earlier nodes, one scan
-of the memory, one softmax of the readout; nothing is carried. Meant for checks.
+Utility, choice, ViT, graph, bank, memory and readout each run once over all chunks: utility by its parts with the frames ahead of a chunk masked,
+chunks as rows of a padded batch, one graph over all nodes with candidates in a causal window, the bank of each frame sought among all earlier nodes,
+one scan of the memory, one softmax of the readout; nothing is carried. Meant for checks.
 
 Suffixes beside those of the package: R rows of a padded batch, Q their longest; C chunks, W candidates of a chunk's nodes.
 """
@@ -201,7 +201,7 @@ def _windowed(appearance_BSD: Tensor, position_BS3: Tensor, own: Sequence[Run], 
     there_BCW3, here_BCQ3 = position_BS3[:, sight_CW], position_BS3[:, own_CQ]
     closed_BCQW = (here_BCQ3[..., :1] == there_BCW3[..., 0].unsqueeze(2)) | ~real_CW.unsqueeze(1)
     order_CQW = sight_CW.unsqueeze(1).expand(-1, own_CQ.shape[1], -1)
-    like, alike = best((similarity_BCQW * SIMILARITY_STEPS).round().long(), order_CQW, closed_BCQW, k)
+    like, alike = best((similarity_BCQW.float() * SIMILARITY_STEPS).round().long(), order_CQW, closed_BCQW, k)
     near, valid = best(-squared_distance(here_BCQ3, there_BCW3), order_CQW, closed_BCQW, TEMPORAL_EDGES)
     valid = valid & ~(near.unsqueeze(4) == like.unsqueeze(3)).any(dim=4)
     place_BCQE = torch.cat([like, near], dim=3)
@@ -219,7 +219,7 @@ def _recalled(bank: LongBank, x_BSD: Tensor, frame_BS: Tensor, frames: int, bias
     (batch, count), h_BSD = frame_BS.shape, bank.norm(x_BSD)
     score_BS = h_BSD.new_zeros(batch, count) if bias_BS is None else bias_BS
     closed_BTS = frame_BS.unsqueeze(1) >= torch.arange(frames, device=frame_BS.device).unsqueeze(1)
-    ranked_BTS = (score_BS * SCORE_STEPS).round().long().unsqueeze(1).expand(-1, frames, -1)
+    ranked_BTS = (score_BS.float() * SCORE_STEPS).round().long().unsqueeze(1).expand(-1, frames, -1)
     node_BTK, open_BTK = best(ranked_BTS, torch.arange(count, device=frame_BS.device), closed_BTS, bank.count)
     row_B1 = torch.arange(batch, device=frame_BS.device).unsqueeze(1)
     node_BSK, open_BSK = node_BTK[row_B1, frame_BS], open_BTK[row_B1, frame_BS]

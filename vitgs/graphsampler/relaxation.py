@@ -47,7 +47,8 @@ class Rule:
 
 
 def check_relaxation(relaxation: str, select: str, attention: str) -> None:
-    """Refuses a relaxation of a choice that no utility makes, and the one that trains on all tokens where a frame's share of them is fixed."""
+    """Refuses a relaxation of a choice that no utility makes, and the one that trains on the tokens of all frames at once, with
+    attention a frame at a time."""
     if relaxation != "bias" and select not in ("both", "frame", "token"):
         remedy = "set relaxation=bias, or select=both"
         raise UsageError("a relaxation needs a choice by utility", given=f"relaxation={relaxation}, select={select}", remedy=remedy)

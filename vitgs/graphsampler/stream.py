@@ -117,8 +117,8 @@ class Streamer:
     @torch.no_grad()
     def step(self, state: State | None, clip_BTCHW: Tensor) -> tuple[State, Tensor]:
         """The state after one more chunk, and the answer so far, logits `(B, classes)`. None is the start; the last chunk may be shorter."""
-        model, batch, frames = self.model, len(clip_BTCHW), clip_BTCHW.shape[1]
         self._check(state, clip_BTCHW)
+        model, batch, frames = self.model, len(clip_BTCHW), clip_BTCHW.shape[1]
         seen = 0 if state is None else state.frames
         with stage("select"):
             kept, glance_BND = self._keep(state, clip_BTCHW)
@@ -149,10 +149,11 @@ class Streamer:
 
     def _check(self, state: State | None, clip_BTCHW: Tensor) -> None:
         longest = self.grid.chunk_frames
-        if not 1 <= clip_BTCHW.shape[1] <= longest:
+        frames = clip_BTCHW.shape[1] if _is_clip(clip_BTCHW) else longest
+        if not 1 <= frames <= longest:
             remedy = f"cut the video into chunks of {longest} frames"
-            raise UsageError(f"a chunk has 1 to {longest} frames, as the streamer was told", given=clip_BTCHW.shape[1], remedy=remedy)
-        check_clip(clip_BTCHW, (clip_BTCHW.shape[1], *self.model.shape[1:]))
+            raise UsageError(f"a chunk has 1 to {longest} frames, as the streamer was told", given=frames, remedy=remedy)
+        check_clip(clip_BTCHW, (frames, *self.model.shape[1:]))
         if state is not None and len(state.pooled.mean_Bhd) != len(clip_BTCHW):
             given = f"{len(clip_BTCHW)} after {len(state.pooled.mean_Bhd)}"
             raise UsageError("all chunks of a stream have the same number of videos", given=given, remedy="start a new stream with state None")
@@ -215,7 +216,7 @@ class Streamer:
         return nodes.with_x(x_BSD), tuple(replace(p, position_BP3=p.position_BP3 - ago) for p in kept_past)
 
     def _read(self, state: State | None, encoded: Tokens, before: Tokens, nodes: Tokens, frames: int) -> tuple[Pooled, Pooled | None]:
-        """The pooled nodes so far; class tokens are pooled apart from what graph and memory changed."""
+        """The pooled nodes so far; class tokens are pooled apart from what graph, bank and memory changed."""
         readout, pooled, changed = self.model.readout, None if state is None else state.pooled, None if state is None else state.changed
         if encoded.prefix == 0:
             return joined(pooled, pool_nodes(readout, nodes)), None
@@ -235,6 +236,8 @@ class Streamer:
 def stream(model: GraphSampler, clip_BTCHW: Tensor, chunk_frames: int, budget: float | None = None, *, past_chunks: int | None = None) -> Tensor:
     """The logits `(B, classes)` after the last chunk of a clip `(B, T, C, H, W)` of any length."""
     streamer, state = Streamer(model, chunk_frames, budget, past_chunks=past_chunks), None
+    if not _is_clip(clip_BTCHW):
+        check_clip(clip_BTCHW, model.shape)
     for chunk_BTCHW in torch.split(clip_BTCHW, chunk_frames, dim=1):
         state, logits_BC = streamer.step(state, chunk_BTCHW)
     return logits_BC
@@ -250,6 +253,11 @@ class Streamed(nn.Module):
     def forward(self, clip_BTCHW: Tensor, budget: float | None = None) -> Tensor:
         """Logits `(B, classes)`."""
         return stream(self.model, clip_BTCHW, self.chunk_frames, budget, past_chunks=self.past_chunks)
+
+
+def _is_clip(value: object) -> bool:
+    """Whether it has frames to count: a tensor of five dimensions. Anything else is for `check_clip` to refuse."""
+    return isinstance(value, Tensor) and value.dim() == 5
 
 
 def _bytes(value: Any) -> int:

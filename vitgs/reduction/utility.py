@@ -13,7 +13,7 @@ from vitgs.backbone.tokens import Tokens
 
 
 class Utility(nn.Module):
-    """Scores patch tokens right after patch embedding.
+    """Scores patch tokens behind the glance: patch embedding, or the first block.
 
     Token term: a bottleneck, its difference to the previous frame (motion), a depth-wise 3x3 convolution over the grid of patches with a residual
     layer behind it, which sees how neighbouring patches fit together, and a linear layer.

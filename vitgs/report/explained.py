@@ -243,13 +243,15 @@ class _Sheet:
         self.y += 0.24
 
     def _memory(self, memory: MemoryTrace) -> None:
-        self._heading("Memory", "By slot: how far the gate for writing opened, 0 to 1, and how much the state changed, root mean square.")
+        gate = "how far the gate for writing opened, 0 to 1, and " if memory.gated else ""
+        self._heading("Memory", f"By slot: {gate}how much the state changed, root mean square.{'' if memory.gated else ' A plain cell has no gate.'}")
         gate_TM, change_TM = memory.gate_TM.numpy(), memory.change_TM.numpy()
         frames, slots = gate_TM.shape
         aligned = self.frame_rows == 1
         step = self.wide + GAP if aligned else self.columns * (self.wide + GAP) / frames
         wide = self.wide if aligned else 0.94 * step
-        for name, value_TM, most in (("write", gate_TM, 1.0), ("change", change_TM, max(float(change_TM.max()), 1e-9))):
+        strips = [("write", gate_TM, 1.0)] if memory.gated else []
+        for name, value_TM, most in (*strips, ("change", change_TM, max(float(change_TM.max()), 1e-9))):
             for slot in range(slots):
                 self._text(LEFT - 0.08, self.y + 0.085, f"{name} {slot + 1}", fontsize=7, ha="right")
                 for frame in range(frames):
