@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from vitgs.graphsampler import edges as edges_module
 from vitgs.graphsampler.edges import blocks, build_edges, nearness, neighbours, relative_features
-from vitgs.graphsampler.graph import Graph
+from vitgs.graphsampler.graph import Graph, pass_messages
 
 
 def nodes(frames: int, tokens: int, width: int = 16, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -18,7 +19,7 @@ def nodes(frames: int, tokens: int, width: int = 16, batch: int = 2) -> tuple[to
 
 
 def literal_neighbours(appearance_SD: torch.Tensor, position_S3: torch.Tensor, node: int, k: int, chunk: int, window: int) -> set[int]:
-    unit = torch.nn.functional.normalize(appearance_SD - appearance_SD.mean(0), dim=-1)
+    unit = F.normalize(appearance_SD - appearance_SD.mean(0), dim=-1)
     own = node // chunk
     allowed = [j for j in range(len(unit)) if (window == 0 or abs(j // chunk - own) <= window) and position_S3[j, 0] != position_S3[node, 0]]
     ranked = sorted(allowed, key=lambda j: -float(unit[node] @ unit[j]))
@@ -112,6 +113,33 @@ def test_messages_come_from_neighbours_alone() -> None:
         assert x.grad is not None
         heard = set(x.grad[0].abs().sum(-1).nonzero().flatten().tolist())
         assert heard <= {int(j) for j, ok in zip(edges.node_BSE[0, 0], edges.valid_BSE[0, 0], strict=True) if ok}
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("window", [0, 6, 100])
+def test_with_all_as_neighbours_messages_are_attention_over_all_nodes(window: int, tokens: int) -> None:
+    """k of the node count or more, in a window of all frames: fused attention over itself and all nodes of other frames, logits of edges as its mask."""
+    appearance, position = nodes(frames=6, tokens=tokens)
+    batch, count, heads, width = 2, 6 * tokens, 4, 16
+    edges = build_edges(appearance, position, k=count + 7, temporal=2, chunk=tokens, window=window)
+    query, key, value = torch.randn(3, batch, count, width).unbind(0)
+    logit_BSSh = torch.randn(batch, count, count, heads)
+    at_BSE = edges.node_BSE
+    logit_BSEh = logit_BSSh.gather(2, at_BSE.unsqueeze(-1).expand(-1, -1, -1, heads)).masked_fill(~edges.valid_BSE.unsqueeze(-1), -torch.inf)
+    message, source = pass_messages(torch.cat([key, value], dim=2), edges, logit_BSEh, query)
+    frame_S = position[0, :, 0]
+    open_SS = (frame_S[:, None] != frame_S) | torch.eye(count, dtype=torch.bool)
+    assert edges.valid_BSE.sum(dim=2).eq(open_SS.sum(dim=1)).all()
+    q, k, v = (torch.unflatten(part, 2, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    mask_BhSS = logit_BSSh.permute(0, 3, 1, 2).masked_fill(~open_SS, -torch.inf)
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_BhSS).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(message, expected, atol=1e-5, rtol=1e-5)
+    weight_BhSS = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5 + mask_BhSS).softmax(dim=3)
+    relative_BSSR = relative_features(position, position.unsqueeze(1).expand(-1, count, -1, -1))
+    averaged = torch.einsum("bhsj,bsjr->bshr", weight_BhSS, relative_BSSR).flatten(2)
+    torch.testing.assert_close(source, averaged, atol=1e-4, rtol=1e-4)
+    if tokens == 1:
+        assert open_SS.all()
 
 
 def test_a_neighbour_of_no_utility_is_not_heard() -> None:
