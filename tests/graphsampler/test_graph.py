@@ -118,7 +118,7 @@ def test_messages_come_from_neighbours_alone() -> None:
 @pytest.mark.parametrize("tokens", [1, 3])
 @pytest.mark.parametrize("window", [0, 6, 100])
 def test_with_all_as_neighbours_messages_are_attention_over_all_nodes(window: int, tokens: int) -> None:
-    """k of the node count or more, in a window of all frames: fused attention over itself and all nodes of other frames, logits of edges as its mask."""
+    """k of the node count or more, a window of all frames: fused attention over itself and all nodes of other frames, edge logits as its mask."""
     appearance, position = nodes(frames=6, tokens=tokens)
     batch, count, heads, width = 2, 6 * tokens, 4, 16
     edges = build_edges(appearance, position, k=count + 7, temporal=2, chunk=tokens, window=window)
