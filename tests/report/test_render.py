@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 import subprocess
 import sys
@@ -115,6 +116,19 @@ def test_tables_hold_the_same_numbers(written: dict[str, Path], book: Book) -> N
     assert len(brief) == 2 + 44
     assert shown in brief[2]
     assert "replay" not in brief[0]
+    assert "equal core-seconds" not in brief[0]
+
+
+def test_the_brief_table_has_what_there_is_at_equal_core_seconds(tmp_path: Path) -> None:
+    rows = records(BASE[:3], ("moment", "order"), 1)
+    equal = [
+        dataclasses.replace(r, job=dataclasses.replace(r.job, options={**r.job.options, "equal": "core_seconds"}))
+        for r in rows
+        if r.job.kind == "eval" and r.job.data == "order"
+    ]
+    (brief,) = (f for f in render([write(tmp_path, [*rows, *equal])], tmp_path / "out", ("md",), current=None) if f.name == "accuracy.md")
+    head = brief.read_text(encoding="utf-8").splitlines()[0]
+    assert "top-1 order at equal core-seconds" in head and "top-1 moment at equal" not in head
 
 
 def test_latex_is_balanced_and_escaped(written: dict[str, Path]) -> None:

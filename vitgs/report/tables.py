@@ -191,9 +191,17 @@ def to_markdown(of: Table) -> str:
 
 
 def to_brief_markdown(of: Table) -> str:
-    """A pipe table that fits a page: cost beside the top-1 of every data set, with its interval. Rows without a number are in the full one."""
-    keep = [i for i, c in enumerate(of.columns) if c.key in BRIEF or (c.key.startswith("top1_") and "equal" not in c.key)]
-    rows = [replace(row, cells=tuple(row.cells[i] for i in keep)) for row in of.rows if not row.lost]
+    """A pipe table that fits a page: cost beside the top-1 of every data set, with its interval, and at equal core-seconds where there is any such.
+
+    Rows without a number are in the full one.
+    """
+    told = [row for row in of.rows if not row.lost]
+    keep = [
+        i
+        for i, c in enumerate(of.columns)
+        if c.key in BRIEF or (c.key.startswith("top1_") and ("equal" not in c.key or any(row.cells[i].text != NONE for row in told)))
+    ]
+    rows = [replace(row, cells=tuple(row.cells[i] for i in keep)) for row in told]
     return _pipes([of.columns[i] for i in keep], rows)
 
 
