@@ -199,7 +199,7 @@ def to_brief_markdown(of: Table) -> str:
     keep = [
         i
         for i, c in enumerate(of.columns)
-        if c.key in BRIEF or (c.key.startswith("top1_") and ("equal" not in c.key or any(row.cells[i].text != NONE for row in told)))
+        if c.key in BRIEF or (c.key.startswith("top1_") and ("equal" not in c.key or any(row.cells[i].value is not None for row in told)))
     ]
     rows = [replace(row, cells=tuple(row.cells[i] for i in keep)) for row in told]
     return _pipes([of.columns[i] for i in keep], rows)
