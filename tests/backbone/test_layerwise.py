@@ -1,4 +1,4 @@
-"""Layer-wise learning-rate decay: literal scales, every trained parameter once, and nothing of a frozen part."""
+"""Learning rates by layer: literal scales, every trained parameter once, and nothing of a frozen part."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Small(nn.Module):
         self.head = nn.Linear(8, 3)
 
 
-def _scales(model: nn.Module, decay: float) -> dict[str, float]:
-    scale = {id(p): group["lr_scale"] for group in layerwise(model, decay) for p in group["params"]}
+def _scales(model: nn.Module, decay: float, added: float = 1.0) -> dict[str, float]:
+    scale = {id(p): group["lr_scale"] for group in layerwise(model, decay, added) for p in group["params"]}
     return {name: scale[id(p)] for name, p in model.named_parameters() if id(p) in scale}
 
 
@@ -36,6 +36,14 @@ def test_literal_scales() -> None:
     }.items():  # fmt: skip
         assert {scale for name, scale in scales.items() if name.startswith(part)} == {wanted}, part
     assert scales.keys() == dict(Small().named_parameters()).keys()
+
+
+def test_what_is_added_has_a_scale_of_its_own() -> None:
+    scales = _scales(Small(), 1.0, added=4.0)
+    assert {name: scale for name, scale in scales.items() if not name.startswith("vit.")} == dict.fromkeys(
+        ("scorer.weight", "scorer.bias", "head.weight", "head.bias"), 4.0
+    )
+    assert {scale for name, scale in scales.items() if name.startswith("vit.")} == {1.0}
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:

@@ -80,12 +80,14 @@ class GraphSampler(nn.Module):
         schedule: str,
         place: str,
         layer_decay: float,
+        added_lr: float,
     ) -> None:
         super().__init__()
         self.shape = clip.shape
         self.frames, self.budget, self.k, self.window = clip.frames, check_budget(budget), k, window
         self.select, self.decision, self.attention, self.noise = select, decision, attention, noise
-        self.sparsity, self.consistency, self.layer_decay = sparsity, consistency, layer_decay
+        self.sparsity, self.consistency = sparsity, consistency
+        self.layer_decay, self.added_lr = layer_decay, added_lr
         check_relaxation(relaxation, select, attention)
         self.relaxation, self.temperature = relaxation, temperature
         check_diversity(diversity, select, relaxation)
@@ -289,9 +291,9 @@ def check_parts(merge: str, place: str, utility: str, relaxation: str, glance: s
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """What is trained, lower blocks of the ViT with the smaller learning rates that `layer_decay` gives them."""
+    """What is trained: lower blocks of the ViT with the smaller learning rates of `layer_decay`, what is added to the ViT with that of `added_lr`."""
     assert isinstance(model, GraphSampler)
-    return layerwise(model, model.layer_decay)
+    return layerwise(model, model.layer_decay, model.added_lr)
 
 
 SYSTEM = System(
