@@ -1,5 +1,6 @@
-"""Learning rates by layer: the lower a block of a pretrained ViT, the less it is moved, since what it knows is the most general, and what is added to it
-may be moved more, since it knows nothing yet.
+"""Learning rates by layer: the lower a block of a pretrained ViT, the less it is moved, since what it knows is the most general.
+
+What is added to the ViT may be moved more, since it knows nothing yet.
 
 Source: ELECTRA (Clark 2020, appendix A.1) and, for image ViTs, BEiT (Bao 2022, appendix); the numbering of layers is that of BEiT's code.
 """
