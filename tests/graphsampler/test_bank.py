@@ -163,7 +163,9 @@ def test_a_node_hears_nothing_of_its_own_frame_or_later() -> None:
 
 
 @pytest.mark.parametrize(
-    "knobs", [{}, {"memory": 0, "layers": 0}, {"readout": "class", "utility": "none"}, {"merge": "tome"}, {"place": "between"}], ids=str
+    "knobs",
+    [{}, {"memory": 0, "layers": 0}, {"readout": "class", "utility": "none"}, {"merge": "tome", "attention": "joint"}, {"place": "between"}],
+    ids=str,
 )
 def test_at_its_start_the_bank_changes_nothing(knobs: dict[str, object]) -> None:
     plain, banked = build(**knobs), build(bank=8, **knobs)

@@ -10,22 +10,22 @@ from torch import Tensor
 
 from vitgs import registry
 from vitgs.backbone.tokens import Tokens, join_frames, without_prefix
-from vitgs.graphsampler.encode import encode, held
+from vitgs.graphsampler.encode import encode, log_mass
 from vitgs.graphsampler.losses import objective
 from vitgs.graphsampler.model import SYSTEM, GraphSampler
-from vitgs.graphsampler.select import choose, frames_alike
+from vitgs.graphsampler.select import frames_alike
 from vitgs.measure import cost
 from vitgs.spec import Batch, Clip
 
 CLIP = Clip(frames=8, height=32, width=32, classes=6)
 Knobs = dict[str, object]
-RAGGED: list[Knobs] = [{}, {"readout": "class"}, {"utility": "none", "readout": "class"}, {"select": "random", "utility": "none"}]
+RAGGED: list[Knobs] = [{}, {"readout": "mean"}, {"utility": "none"}, {"select": "random", "utility": "none", "readout": "attention"}]
 
 
 def build(**knobs: object) -> GraphSampler:
     """A model whose zero-initialised parts are exercised too."""
     torch.manual_seed(0)
-    model = SYSTEM.build("test", CLIP, style="digits", **({"attention": "frame"} | knobs))
+    model = SYSTEM.build("test", CLIP, style="digits", **knobs)
     assert isinstance(model, GraphSampler)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -59,13 +59,14 @@ def test_ragged_frames_are_each_as_if_alone(knobs: Knobs, budget: float) -> None
     with torch.no_grad():
         kept = kept_by(model, budget)
         encoded = model._encode(kept, budget)
-        assert encoded.prefix == (knobs.get("readout") == "class")
+        assert encoded.prefix == ("readout" not in knobs)
         for b in range(2):
             alone = list(frames_apart(model, kept, b))
             for at, tokens in alone:
                 torch.testing.assert_close(without_prefix(encoded).x_BND[b : b + 1, at], without_prefix(tokens).x_BND, rtol=0, atol=1e-5)
             if encoded.prefix:
-                mean = torch.cat([tokens.x_BND[:, 0] for _, tokens in alone]).mean(dim=0)
+                weight_S = torch.full_like(kept.x_BND[b, :, 0], 1 / kept.count) if kept.bias_BN is None else kept.bias_BN[b].softmax(dim=0)
+                mean = sum((weight_S[at].sum() * tokens.x_BND[0, 0] for at, tokens in alone), torch.zeros_like(encoded.x_BND[b, 0]))
                 torch.testing.assert_close(encoded.x_BND[b, 0], mean, rtol=0, atol=1e-5)
     assert len({int(at.sum()) for at, _ in alone}) > 1 or budget == 0.02
 
@@ -103,7 +104,7 @@ def test_all_tokens_a_frame_at_a_time_are_the_frame_average(readout: str) -> Non
 
 @pytest.mark.parametrize("budget", [0.2, 0.6])
 def test_no_frame_hears_of_another(budget: float) -> None:
-    model = build()
+    model = build(readout="mean")
     with torch.no_grad():
         kept = kept_by(model, budget)
         frame_BS = kept.position_BN3[..., 0]
@@ -113,8 +114,8 @@ def test_no_frame_hears_of_another(budget: float) -> None:
 
 
 def test_the_weights_of_the_dense_form_load_and_one_checkpoint_serves_both() -> None:
-    dense, free = build(decision="dense", readout="class"), build(readout="class")
-    joint = build(attention="joint", readout="class")
+    dense, free = build(decision="dense"), build()
+    joint = build(attention="joint")
     for other in (free, joint):
         other.load_state_dict(dense.state_dict())
     # All tokens of a frame at a time are the same however they were chosen.
@@ -136,9 +137,9 @@ def test_it_learns(knobs: Knobs) -> None:
 
 
 def test_the_bias_alone_teaches_the_utility_through_attention() -> None:
-    """Without graph, memory and pooling by utility, its gradient can only come through the ViT's attention."""
-    model = build(readout="class", layers=0, memory=0, sparsity=0.0).train()
-    torch.autograd.backward(model(video(), budget=0.5).square().sum())
+    """Without graph, memory and what weighs frames, its gradient can only come through the ViT's attention."""
+    model = build().train()
+    torch.autograd.backward(without_prefix(model._encode(kept_by(model, 0.5), 0.5)).x_BND.square().sum())
     assert model.utility is not None and bool(model.utility.get_parameter("token.weight").grad.any())  # type: ignore[union-attr]
 
 
@@ -146,7 +147,7 @@ def test_cost_is_counted_on_shapes_and_linear_in_time() -> None:
     backbone = []
     for frames in (16, 32, 64):
         clip = Clip(frames=frames, height=32, width=32, classes=6)
-        model = SYSTEM.build("test", clip, style="digits", attention="frame")
+        model = SYSTEM.build("test", clip, style="digits")
         found = cost.count(model, torch.zeros(1, *clip.shape), {"budget": 0.25})
         assert found.device == "meta" and found.macs is not None, found.reason
         backbone.append(found.macs_by_part["backbone"])
@@ -160,5 +161,12 @@ def test_a_random_choice_is_ragged_whatever_its_decision() -> None:
     assert frames_alike("frame", "both", "free", 0.5, 8, 16) is None
     assert frames_alike("joint", "both", "free", 0.5, 8, 16) == 1
     assert frames_alike("frame", "none", "free", 0.5, 8, 16) == 8
-    index_BS = choose(torch.randn(1, 8, 16), select="random", decision="dense", budget=0.3, noise=0.0, fixed=True)
-    assert held(index_BS // 16, 8).sum() == len(set((index_BS // 16).flatten().tolist()))
+
+
+def test_a_class_token_counts_for_what_it_saw() -> None:
+    """Two frames of two tokens each, one all but worthless: the other's class token is the answer, however low all utilities are."""
+    bias_BS = torch.tensor([[-300.0, -301.0, -320.0, -330.0]])
+    nodes = Tokens(x_BND=torch.zeros(1, 4, 3), position_BN3=torch.zeros(1, 4, 3), bias_BN=bias_BS, size_BN=torch.tensor([[1.0, 1, 1, 2]]))
+    share = log_mass(nodes, 2).softmax(dim=1)
+    torch.testing.assert_close(share, torch.tensor([[1.0, 0.0]]), rtol=0, atol=1e-8)
+    torch.testing.assert_close(log_mass(Tokens(x_BND=nodes.x_BND, position_BN3=nodes.position_BN3), 2).softmax(dim=1), torch.full((1, 2), 0.5))

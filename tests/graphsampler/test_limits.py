@@ -17,15 +17,16 @@ from vitgs.spec import Clip
 
 SETTINGS: list[dict[str, Any]] = [
     {},
-    {"attention": "frame"},
-    {"attention": "frame", "readout": "class"},
-    {"attention": "frame", "decision": "dense"},
+    {"readout": "attention"},
+    {"attention": "joint"},
+    {"attention": "joint", "readout": "attention"},
+    {"decision": "dense"},
     {"place": "between"},
     {"select": "frame", "glance": "patch"},
     {"select": "token"},
     {"select": "random", "utility": "none"},
     {"select": "uniform"},
-    {"merge": "tome"},
+    {"merge": "tome", "attention": "joint"},
     {"diversity": 0.5},
 ]
 

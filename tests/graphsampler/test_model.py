@@ -30,7 +30,7 @@ def build(**knobs: object) -> GraphSampler:
 @pytest.mark.parametrize("readout", ["class", "mean", "attention"])
 def test_everything_off_is_the_joint_model(readout: str) -> None:
     joint = registry.get("joint").build("test", CLIP, style="digits", readout=readout).eval()
-    plain = build(**PLAIN, select="none", readout=readout)
+    plain = build(**PLAIN, attention="joint", select="none", readout=readout)
     plain.load_state_dict(joint.state_dict())
     assert torch.equal(plain(video()), joint(video()))
 
@@ -38,7 +38,7 @@ def test_everything_off_is_the_joint_model(readout: str) -> None:
 @pytest.mark.parametrize("readout", ["class", "mean"])
 def test_a_frame_at_a_time_it_is_the_frame_average(readout: str) -> None:
     mean = registry.get("vit_mean").build("test", CLIP, style="digits", readout=readout).eval()
-    plain = build(**PLAIN, attention="frame", decision="dense", select="none", readout=readout)
+    plain = build(**PLAIN, decision="dense", select="none", readout=readout)
     plain.load_state_dict(mean.state_dict())
     torch.testing.assert_close(plain(video()), mean(video()), atol=1e-6, rtol=1e-5)
 

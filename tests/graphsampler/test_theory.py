@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,7 +30,8 @@ from vitgs.graphsampler.theory_checks import correlations, frame_correlations, p
 CLIPS = torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 SETTINGS: list[dict[str, object]] = [
     {},
-    {"glance": "patch", "readout": "class"},
+    {"attention": "joint", "glance": "patch"},
+    {"attention": "joint", "readout": "attention"},
     {"decision": "dense", "readout": "mean"},
     {"select": "frame", "message": "mean"},
     {"select": "token", "window": 1},
@@ -99,11 +101,12 @@ def test_a_rank_correlation_that_is_not_defined(a: list[float], b: list[float]) 
     assert math.isnan(rank_correlation(torch.tensor(a), torch.tensor(b)))
 
 
+@pytest.mark.parametrize("attention", ["frame", "joint"])
 @pytest.mark.parametrize(("readout", "rest"), [("attention", False), ("class", True)])
-def test_attention_received_is_all_that_is_given(readout: str, rest: bool) -> None:
-    model = build(readout=readout)
+def test_attention_received_is_all_that_is_given(readout: str, rest: bool, attention: str) -> None:
+    model = build(readout=readout, attention=attention)
     scene = look(model, CLIPS, 0.5)
-    received = attention_received(model, scene.own(), 0.5)
+    received = attention_received(model, scene.own())
     assert received.shape == (2, 32)
     assert bool((received.sum(dim=1) < 1 - 1e-4).all()) is rest  # the class token gets the rest
     if not rest:
@@ -116,13 +119,22 @@ def test_what_the_price_acts_on() -> None:
     assert wanted(utility).tolist() == [0.0, 0.25]
 
 
-@pytest.mark.parametrize(
-    ("knobs", "says"),
-    [({"utility": "none", "select": "random"}, "learned utility"), ({"attention": "frame", "decision": "dense"}, "joint attention")],
-)
-def test_a_model_that_the_theory_is_not_about_is_refused(knobs: dict[str, object], says: str) -> None:
-    with pytest.raises(UsageError, match=says):
-        look(build(**knobs), CLIPS, 0.5)
+def test_attention_received_a_frame_at_a_time_is_that_of_each_frame_alone() -> None:
+    model = build()
+    whole = look(model, CLIPS, 1.0).own()
+    received = attention_received(model, whole)
+    for t in range(3):
+        of_frame = replace(whole, x_BND=whole.x_BND.roll(1, dims=0))
+        here = whole.position_BN3[:, :, 0] == t
+        other = whole.with_x(torch.where(here.unsqueeze(-1), whole.x_BND, of_frame.x_BND))
+        changed = attention_received(model, other)
+        torch.testing.assert_close(changed[here], received[here])
+        assert not torch.equal(changed[~here], received[~here])
+
+
+def test_a_model_that_the_theory_is_not_about_is_refused() -> None:
+    with pytest.raises(UsageError, match="learned utility"):
+        look(build(utility="none", select="random"), CLIPS, 0.5)
 
 
 def test_a_model_that_reads_one_token_gives_that_token_all_the_credit(monkeypatch: pytest.MonkeyPatch) -> None:

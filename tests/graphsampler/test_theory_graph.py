@@ -41,7 +41,7 @@ def test_restricted_to_the_models_edges_it_is_what_the_model_uses(message: str) 
     found = rounds(model, scene)
     assert found is not None
     assert model.graph is not None
-    passage = encode(model, scene.own(), 0.5)
+    passage = encode(model, scene.own())
     edges = model._edges(passage.nodes, passage.appearance_BSD, 0.5)
     with torch.no_grad():
         _, weight_lBSE = graph_weights(model.graph, passage.nodes.x_BND, edges, passage.nodes.bias_BN)

@@ -1,7 +1,7 @@
 """The ViT over what is kept: all together, or frame by frame, whether each frame keeps as many tokens as the others or a number of its own.
 
 Frames of one length are rows of a batch. Where lengths differ, tokens stay packed and attention alone keeps frames apart (`packed_attention`), with
-the same weights. A class token then stands for each frame; those of frames that kept nothing see only themselves and count for nothing.
+the same weights. A class token then stands for each frame, and counts for as much as the tokens that it saw weigh in the clip, by utility and size.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ Step = Callable[[Tokens], Tokens]
 Run = Callable[[Tokens, Sequence[Step]], Tokens]
 
 
-def held(frame_BS: Tensor, frames: int) -> Tensor:
-    """1 for each frame with a token, else 0, `(B, T)`."""
-    ones_BS = torch.ones(frame_BS.shape, device=frame_BS.device)
-    return torch.zeros(len(frame_BS), frames, device=frame_BS.device).scatter(1, frame_BS, ones_BS)
+def log_mass(nodes: Tokens, seers: int) -> Tensor:
+    """The log of what the nodes weigh, utility times size, that each of `seers` class tokens saw, `(B, M)`: equal runs of nodes in order, or all."""
+    bias_BS = nodes.key_bias_BN()
+    bias_BS = torch.zeros_like(nodes.x_BND[..., 0]) if bias_BS is None else bias_BS
+    return torch.unflatten(bias_BS, 1, (seers, -1)).logsumexp(dim=2)
 
 
 def encode(vit: Vit, kept: Tokens, alike: int | None, frames: int, run: Run | None = None, done: int = 0) -> Tokens:
@@ -51,7 +52,7 @@ def encode(vit: Vit, kept: Tokens, alike: int | None, frames: int, run: Run | No
         tokens = tokens if done else tokens.with_x(vit.pre_norm(tokens.x_BND))
     steps = [partial(packed_block, block, packing) for block in vit.blocks[done:] if isinstance(block, Block)]
     encoded = _through(vit, tokens, steps) if run is None else run(tokens, steps)
-    return _one_class_token(encoded, held(frame_BS, frames)) if encoded.prefix else encoded
+    return _one_class_token(encoded, frame_BS) if encoded.prefix else encoded
 
 
 def _entered(vit: Vit, kept: Tokens) -> Tokens:
@@ -81,8 +82,11 @@ def _with_class_tokens(kept: Tokens, class_token_11D: Tensor, frames: int) -> To
     )
 
 
-def _one_class_token(encoded: Tokens, held_BT: Tensor) -> Tokens:
-    """The mean of the class tokens of frames with tokens, in the place of all."""
-    share_BT1 = (held_BT / held_BT.sum(dim=1, keepdim=True)).unsqueeze(-1).to(encoded.x_BND.dtype)
-    mean_B1D = (encoded.x_BND[:, : encoded.prefix] * share_BT1).sum(dim=1, keepdim=True)
-    return with_prefix(without_prefix(encoded), mean_B1D)
+def _one_class_token(encoded: Tokens, frame_BS: Tensor) -> Tokens:
+    """The mean of the frames' class tokens in the place of all, each weighted by its frame's share of what the kept tokens weigh."""
+    nodes = without_prefix(encoded)
+    weight_BS = nodes.weight_BN()
+    weight_BS = torch.full_like(nodes.x_BND[..., 0], 1 / nodes.count) if weight_BS is None else weight_BS
+    share_BT = weight_BS.new_zeros(len(weight_BS), encoded.prefix).scatter_add(1, frame_BS, weight_BS)
+    mean_B1D = share_BT.unsqueeze(1).to(encoded.x_BND.dtype) @ encoded.x_BND[:, : encoded.prefix]
+    return with_prefix(nodes, mean_B1D)

@@ -27,9 +27,9 @@ SPACE = {
     "message": Knob(values=("attention", "mean"), default="attention", help="how messages are weighted"),
     "select": Knob(values=SELECTORS, default="both", help="which axis the utility may thin"),
     "decision": Knob(values=DECISIONS, default="free", help="the best pairs of the clip, or M frames x K tokens"),
-    "attention": Knob(values=("joint", "frame"), default="joint", help="how kept tokens attend in the ViT"),
+    "attention": Knob(values=("frame", "joint"), default="frame", help="how kept tokens attend in the ViT: a frame at a time, or all together"),
     "utility": Knob(values=("learned", "none"), default="learned", help="log utility as bias in attention and pooling"),
-    "readout": Knob(values=READOUTS, default="attention", help="how nodes become one vector"),
+    "readout": Knob(values=READOUTS, default="class", help="how nodes become one vector"),
     "noise": Knob(values=NOISES, default="constant", help="Gumbel noise on the choice in training: of scale 1, annealed to 0, or none"),
     "sparsity": Knob(values=(0.0, 0.1, 0.3, 1.0), default=0.3, low=0.0, high=100.0, help="price of utility: weight of the expected kept fraction"),
     "consistency": Knob(

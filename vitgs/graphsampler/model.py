@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vitgs.backbone.batch import check_clip
@@ -27,7 +28,7 @@ from vitgs.graphsampler.between import run_between
 from vitgs.graphsampler.cells import CELLS
 from vitgs.graphsampler.diversity import check_diversity, choose_diverse
 from vitgs.graphsampler.edges import Edges, build_edges
-from vitgs.graphsampler.encode import Run, encode
+from vitgs.graphsampler.encode import Run, encode, log_mass
 from vitgs.graphsampler.glance import AppliedBefore, check_glance, first_block, half_patches, half_patches_through
 from vitgs.graphsampler.graph import Graph
 from vitgs.graphsampler.knobs import SPACE
@@ -110,7 +111,9 @@ class GraphSampler(nn.Module):
         self.blocks_done = int(scored and glance == "block")
         if self.utility is not None and glance == "half" and not diversity:  # diversity compares whole tokens
             self.utility.down = AppliedBefore(size.width, self.utility.down.out_features)
-        self.time = TimeEmbed(clip.frames, size.width, style.time_init_std) if attention == "joint" or layers or memory else None
+        # Alone, a frame is a picture, as in pretraining, and its tokens start as they were there; joint attention must tell frames apart at once.
+        time_std = style.time_init_std if attention == "joint" else 0.0
+        self.time = TimeEmbed(clip.frames, size.width, time_std) if attention == "joint" or layers or memory else None
         narrow = min(size.width, GRAPH_WIDTH)
         self.graph = Graph(size.width, narrow, layers, message=message, eps=style.eps) if layers else None
         self.memory = MemoryBank(size.width, narrow, memory, eps=style.eps, cell=CELLS[cell]) if memory else None
@@ -269,12 +272,12 @@ class GraphSampler(nn.Module):
         return nodes if nodes.x_BND.shape[0] == batch else join_frames(nodes, nodes.x_BND.shape[0] // batch)
 
     def _read(self, encoded: Tokens, before: Tokens, nodes: Tokens) -> Tensor:
-        """Pooled nodes; a class token is joined by the mean of what graph, bank and memory changed, so that it hears of it."""
+        """Pooled nodes; or class tokens, weighted by what the tokens that they saw weigh, plus the mean of what graph, bank and memory changed."""
         if encoded.prefix == 0:
             pooled: Tensor = self.readout(nodes)
             return pooled
-        batch = nodes.x_BND.shape[0]
-        token: Tensor = self.readout(encoded).reshape(batch, -1, nodes.x_BND.shape[2]).mean(dim=1)
+        token_BMD = self.readout(encoded).reshape(nodes.x_BND.shape[0], -1, nodes.x_BND.shape[2])
+        token: Tensor = torch.einsum("bm,bmd->bd", log_mass(nodes, token_BMD.shape[1]).softmax(dim=1).to(token_BMD.dtype), token_BMD)
         if nodes is not before:
             token = token + MeanReadout()(nodes.with_x(nodes.x_BND - before.x_BND))
         return token

@@ -44,11 +44,13 @@ def whole(model: GraphSampler, clip_BTCHW: Tensor, chunk_frames: int, budget: fl
         entry_T = torch.cat([torch.arange(span) + min(i * chunk_frames, model.frames - span) for i, span in enumerate(spans)])
         timed = timed.with_x(timed.x_BND + model.time.table[entry_T.to(frame_BS.device)[frame_BS]])
     joint = model.attention == "joint"
-    held_BR: Tensor | None = None
     if not joint and ragged(model.select, model.decision):
-        encoded_BSD, class_BRD, held_BR = _encoded_by_place(model, timed, index_BS, frames)
+        encoded_BSD, class_BRD = _encoded_by_place(model, timed, index_BS, frames)
+        row_BS = frame_BS
     else:
-        encoded_BSD, class_BRD = _encoded(model, timed, counts if joint else [k for m, k in shapes for _ in range(m)])
+        lengths = counts if joint else [k for m, k in shapes for _ in range(m)]
+        encoded_BSD, class_BRD = _encoded(model, timed, lengths)
+        row_BS = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).to(frame_BS).expand(len(frame_BS), -1)
     nodes = before = timed.with_x(encoded_BSD)
     if model.graph is not None:
         edges = _edges(tokens.x_BND, tokens.position_BN3, counts, k=model.k, grid=grid)
@@ -62,10 +64,9 @@ def whole(model: GraphSampler, clip_BTCHW: Tensor, chunk_frames: int, budget: fl
     if class_BRD is None:
         answer_BD: Tensor = model.readout(nodes)
     else:
-        saw_R = class_BRD.new_tensor([float(span) for span in spans] if joint else [1.0] * class_BRD.shape[1])
-        saw_BR = saw_R.unsqueeze(0) if held_BR is None else held_BR.to(saw_R)
-        share_BR1 = (saw_BR / saw_BR.sum(dim=1, keepdim=True)).unsqueeze(-1)
-        answer_BD = (class_BRD * share_BR1).sum(dim=1) + MeanReadout()(nodes.with_x(nodes.x_BND - before.x_BND))
+        weight_BS = class_BRD.new_zeros(row_BS.shape) if bias_BS is None else bias_BS
+        share_BR = class_BRD.new_zeros(class_BRD.shape[:2]).scatter_add(1, row_BS, weight_BS.softmax(dim=1))
+        answer_BD = (class_BRD * share_BR.unsqueeze(-1)).sum(dim=1) + MeanReadout()(nodes.with_x(nodes.x_BND - before.x_BND))
     logits_BC: Tensor = model.head(answer_BD)
     return logits_BC if final is None or model.memory_head is None else logits_BC + model.memory_head(final)
 
@@ -142,10 +143,10 @@ def _encoded(model: GraphSampler, timed: Tokens, lengths: Sequence[int]) -> tupl
     return x_BRQD[:, real_RQ], torch.unflatten(encoded.x_BND[:, 0], 0, (batch, -1)) if encoded.prefix else None
 
 
-def _encoded_by_place(model: GraphSampler, timed: Tokens, index_BS: Tensor, frames: int) -> tuple[Tensor, Tensor | None, Tensor]:
+def _encoded_by_place(model: GraphSampler, timed: Tokens, index_BS: Tensor, frames: int) -> tuple[Tensor, Tensor | None]:
     """The same where each frame keeps a number of tokens of its own: a frame is a row with all its places, those of dropped tokens masked.
 
-    The nodes after the ViT, the frames' class tokens, and which frames hold a node, `(B, T)`.
+    The nodes after the ViT, and the frames' class tokens.
     """
     batch, places = len(timed.x_BND), frames * model.tokens
 
@@ -161,9 +162,7 @@ def _encoded_by_place(model: GraphSampler, timed: Tokens, index_BS: Tensor, fram
     )
     encoded = model.vit(split_frames(by_place, frames))
     nodes_BPD = torch.unflatten(without_prefix(encoded).x_BND, 0, (batch, -1)).flatten(1, 2)
-    assert by_place.mask_BN is not None
-    held_BT = torch.unflatten(by_place.mask_BN, 1, (frames, -1)).any(dim=2)
-    return rows(nodes_BPD, index_BS), torch.unflatten(encoded.x_BND[:, 0], 0, (batch, -1)) if encoded.prefix else None, held_BT
+    return rows(nodes_BPD, index_BS), torch.unflatten(encoded.x_BND[:, 0], 0, (batch, -1)) if encoded.prefix else None
 
 
 Found = tuple[Tensor, Tensor, Tensor]  # the node, valid and similarity of `Edges`

@@ -15,7 +15,7 @@ What a chunk computes, and what it carries on; `onepass.whole` computes the same
 * **The graph**: nodes hear those of their chunk and of the `past_chunks` before it, which are not updated again; positions are relative. Left out,
   `past_chunks` is as many as hold the model's `window`, which counts in frames; for a window of the whole clip, as many as hold a clip.
 * **The bank** goes on from the carried entries, **memory** from the carried states, the **readout** from carried sums. Class tokens are averaged,
-  each weighted by the frames that it saw.
+  each weighted by what the tokens that it saw weigh.
 
 One chunk as long as the clip is the model itself, when the model's window is 0 or covers the clip: then no node is out of another's sight.
 """
@@ -35,7 +35,7 @@ from vitgs.backbone.tokens import Tokens, gather, rows, without_prefix
 from vitgs.errors import UsageError
 from vitgs.graphsampler.bank import Entries
 from vitgs.graphsampler.causal import Pooled, blank_memory, causal_edges, joined, listen, pool, pool_nodes, remember
-from vitgs.graphsampler.encode import encode, held
+from vitgs.graphsampler.encode import encode, log_mass
 from vitgs.graphsampler.graph import GraphLayer
 from vitgs.graphsampler.memory import Memory
 from vitgs.graphsampler.model import TEMPORAL_EDGES, GraphSampler
@@ -139,7 +139,7 @@ class Streamer:
                 x_BSD, memory = remember(model.memory, nodes, frames, earlier or blank_memory(model.memory, batch))
                 nodes = nodes.with_x(x_BSD)
         with stage("head"):
-            pooled, changed = self._read(state, encoded, before, nodes, frames)
+            pooled, changed = self._read(state, encoded, before, nodes)
             answer_BD = pooled.mean_Bhd.flatten(1) if changed is None else (pooled.mean_Bhd + changed.mean_Bhd).flatten(1)
             logits_BC: Tensor = model.head(answer_BD.to(nodes.x_BND.dtype))
             if memory is not None and model.memory_head is not None:
@@ -215,18 +215,13 @@ class Streamer:
         kept_past = (*past, now)[max(0, len(past) + 1 - self.grid.past_chunks) :]
         return nodes.with_x(x_BSD), tuple(replace(p, position_BP3=p.position_BP3 - ago) for p in kept_past)
 
-    def _read(self, state: State | None, encoded: Tokens, before: Tokens, nodes: Tokens, frames: int) -> tuple[Pooled, Pooled | None]:
+    def _read(self, state: State | None, encoded: Tokens, before: Tokens, nodes: Tokens) -> tuple[Pooled, Pooled | None]:
         """The pooled nodes so far; class tokens are pooled apart from what graph, bank and memory changed."""
         readout, pooled, changed = self.model.readout, None if state is None else state.pooled, None if state is None else state.changed
         if encoded.prefix == 0:
             return joined(pooled, pool_nodes(readout, nodes)), None
         token_BMD = torch.unflatten(readout(encoded), 0, (len(nodes.x_BND), -1))
-        if self.model.attention == "joint":
-            saw_BM1 = token_BMD.new_full((*token_BMD.shape[:2], 1), frames)
-        else:
-            saw_B = held(nodes.position_BN3[..., 0].long(), frames).sum(dim=1) / token_BMD.shape[1]
-            saw_BM1 = saw_B.to(token_BMD.dtype)[:, None, None].expand(-1, token_BMD.shape[1], -1)
-        pooled = joined(pooled, pool(token_BMD, saw_BM1.log()))
+        pooled = joined(pooled, pool(token_BMD, log_mass(nodes, token_BMD.shape[1]).unsqueeze(2)))
         if nodes is before:
             return pooled, None
         return pooled, joined(changed, pool_nodes(readout, nodes.with_x(nodes.x_BND - before.x_BND)))

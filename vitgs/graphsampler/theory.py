@@ -20,6 +20,7 @@ from torch import Tensor
 from vitgs.backbone.block import Block
 from vitgs.backbone.tokens import Tokens, gather, without_prefix
 from vitgs.errors import UsageError
+from vitgs.graphsampler import encode as encoding
 from vitgs.graphsampler.losses import sparsity_loss
 from vitgs.graphsampler.model import GraphSampler
 from vitgs.graphsampler.select import choose
@@ -75,9 +76,6 @@ def check_model(model: GraphSampler) -> None:
     model.check_plain("theory")
     if model.utility is None:
         raise UsageError("theory checks a learned utility", given="a model that scores nothing", remedy="train with utility=learned")
-    if model.attention != "joint":
-        remedy = "train with attention=joint"
-        raise UsageError("theory takes single tokens away, which needs joint attention", given=f"attention={model.attention}", remedy=remedy)
 
 
 @torch.no_grad()
@@ -95,11 +93,16 @@ def look(model: GraphSampler, clip_BTCHW: Tensor, budget: float) -> Scene:
     return Scene(tokens=tokens, utility_BTN=utility_BTN, index_BS=index_BS, budget=share)
 
 
-def encode(model: GraphSampler, kept: Tokens, budget: float) -> Passage:
+def encode(model: GraphSampler, kept: Tokens) -> Passage:
     """Kept tokens through time embedding and ViT."""
-    timed = kept if model.time is None else model.time(kept)
-    encoded = model._encode(timed, budget)
+    encoded = _through_vit(model, kept)
     return Passage(encoded=encoded, nodes=without_prefix(encoded), appearance_BSD=kept.x_BND)
+
+
+def _through_vit(model: GraphSampler, kept: Tokens, run: encoding.Run | None = None) -> Tokens:
+    """All tokens together, or a frame at a time, whatever number a frame has: these checks take single tokens away."""
+    timed = kept if model.time is None else model.time(kept)
+    return encoding.encode(model.vit, timed, 1 if model.attention == "joint" else None, model.frames, run)
 
 
 @torch.no_grad()
@@ -108,7 +111,7 @@ def logits_of(model: GraphSampler, scene: Scene, row_R: Tensor, index_RS: Tensor
 
     What the model does behind its choice, with the choice given. The scorer has seen the whole clip all the same, so utilities stay as they are.
     """
-    passage = encode(model, scene.kept(row_R, index_RS), scene.budget)
+    passage = encode(model, scene.kept(row_R, index_RS))
     nodes, final = passage.nodes, None
     if model.graph is not None:
         edges = model._edges(nodes, passage.appearance_BSD, scene.budget)
@@ -174,19 +177,34 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
 
 
 @torch.no_grad()
-def attention_received(model: GraphSampler, kept: Tokens, budget: float) -> Tensor:
-    """Mean attention that each kept token gets in the ViT's last block, over queries (class token included) and heads, `(B, S)`; the bias of
-    utility is part of that attention where the model uses it."""
-    tokens = model.vit.enter(kept if model.time is None else model.time(kept))
-    *first, last = model.vit.blocks
-    for block in first:
-        tokens = block(tokens)
+def attention_received(model: GraphSampler, kept: Tokens) -> Tensor:
+    """Mean attention that each kept token gets in the ViT's last block, over queries (class tokens included; those of other frames give none, a frame
+    at a time) and heads, `(B, S)`; the bias of utility is part of that attention where the model uses it."""
+    got: list[Tensor] = []
+
+    def all_but_last(tokens: Tokens, steps: Sequence[encoding.Step]) -> Tokens:
+        for step in steps[:-1]:
+            tokens = step(tokens)
+        got.append(_last_attention(model, tokens))
+        return tokens
+
+    _through_vit(model, kept, all_but_last)
+    return got[0]
+
+
+def _last_attention(model: GraphSampler, tokens: Tokens) -> Tensor:
+    """What each patch among the tokens before the last block gets of the attention there, `(B, S)`."""
+    last = model.vit.blocks[-1]
     assert isinstance(last, Block)
     q, k, _ = last.attention.project(last.norm1(tokens.x_BND))
     logit_BhSS = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
     bias_BS = tokens.key_bias_BN()
     if bias_BS is not None:
         logit_BhSS = logit_BhSS + bias_BS[:, None, None, :]
+    if model.attention == "frame":
+        classes = torch.arange(tokens.prefix, device=q.device).expand(len(q), -1)
+        frame_BS = torch.cat([classes, tokens.position_BN3[:, tokens.prefix :, 0].long()], dim=1)
+        logit_BhSS = logit_BhSS.masked_fill((frame_BS.unsqueeze(2) != frame_BS.unsqueeze(1)).unsqueeze(1), -torch.inf)
     return F.softmax(logit_BhSS, dim=-1).mean(dim=(1, 2))[:, tokens.prefix :]
 
 

@@ -50,10 +50,10 @@ def correlations(model: GraphSampler, clip_BTCHW: Tensor, label_B: Tensor, budge
         scene, every = scene.without_bias(), every.without_bias()
     scores = {
         "utility": scene.utility_BTN.flatten(1).gather(1, scene.index_BS),
-        "attention": attention_received(model, scene.own(), budget),
+        "attention": attention_received(model, scene.own()),
     }
     if scene.index_BS.shape[1] < model.frames * model.tokens:
-        scores["attention on all pairs"] = attention_received(model, every.own(), 1.0).gather(1, scene.index_BS)
+        scores["attention on all pairs"] = attention_received(model, every.own()).gather(1, scene.index_BS)
     for row, label in enumerate(label_B.tolist()):
         rise_S = leave_one_out(cross_entropy(model, scene, row, label), tuple(scene.index_BS[row].tolist()))
         for name, score_BS in scores.items():
@@ -68,7 +68,7 @@ def frame_correlations(model: GraphSampler, clip_BTCHW: Tensor, label_B: Tensor,
     """The same for frames: all kept pairs of a frame are left out. A frame's utility is the sum or the largest of its kept pairs' probabilities."""
     found: ByClip = defaultdict(list)
     scene = look(model, clip_BTCHW, budget)
-    received_BS = attention_received(model, scene.own(), budget)
+    received_BS = attention_received(model, scene.own())
     for row, label in enumerate(label_B.tolist()):
         kept_S = scene.index_BS[row]
         frames, rise_F = leave_frame_out(cross_entropy(model, scene, row, label), tuple(kept_S.tolist()), model.tokens)

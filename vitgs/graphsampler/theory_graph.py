@@ -44,7 +44,7 @@ def rounds(model: GraphSampler, scene: Scene) -> Rounds | None:
     """The attention of a model's graph over its own kept tokens; None for a model without a graph."""
     if model.graph is None:
         return None
-    passage = encode(model, scene.own(), scene.budget)
+    passage = encode(model, scene.own())
     nodes, appearance = passage.nodes, passage.appearance_BSD
     own = model._edges(nodes, appearance, scene.budget)
     every = every_edge(appearance, nodes.position_BN3)

@@ -120,7 +120,8 @@ class Planner:
             yield Point(entry=entry, system=system.name, knobs=self._build(system, build), run={**_defaults(system.run_knobs), **run}, rule=rule)
 
     def _build(self, system: System, build: Mapping[str, Any]) -> dict[str, Any]:
-        readout = {"readout": self.profile.readout} if self.profile.readout and "readout" in system.build_knobs else {}
+        kind = self.profile.readouts.get(system.name, self.profile.readout)
+        readout = {"readout": kind} if kind and "readout" in system.build_knobs else {}
         return {name: value for name, value in system.check({**readout, **build}).items() if name in system.build_knobs}
 
     def _recipe(self, rate: float) -> Recipe:

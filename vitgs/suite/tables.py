@@ -111,6 +111,7 @@ class Limits:
 class Profile:
     """On what and how hard. `equal`: for equal steps, and (on `equal_data` or all, `equal_seeds` seeds) for the core-seconds of `joint`.
 
+    `readout` is that of all systems (none: each its own), but for those in `readouts`.
     A short form may leave out `rules` and `levers`, and name the `models` that it runs of a suite (none: all; `--models` overrides).
     """
 
@@ -125,6 +126,7 @@ class Profile:
     seeds: int = 1
     preliminary: bool = False
     readout: str = ""
+    readouts: Mapping[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
     rules: tuple[str, ...] = ("elastic", "paper")
     levers: bool = True
