@@ -64,6 +64,15 @@ def test_a_plan_without_tuning_is_known_at_once(tmp_path: Path) -> None:
     assert all(job.knobs["readout"] == "attention" for job in plan.jobs)
 
 
+def test_a_profile_may_have_a_system_read_otherwise(tmp_path: Path) -> None:
+    planning = make(tmp_path, readouts={"uniform_frames": "class"})
+    read = {(job.system, job.knobs["readout"]) for job in planning.plan(planning.points, {}).jobs}
+    assert read == {("joint", "attention"), ("vit_mean", "attention"), ("uniform_frames", "class")}
+    for wrong, says in (({"uniform_frame": "class"}, "uniform_frames"), ({"uniform_frames": "clas"}, "readout must be one of")):
+        with pytest.raises(UsageError, match=says):
+            make(tmp_path, readouts=wrong)
+
+
 def test_rules_say_how_run_knobs_are_drawn(tmp_path: Path) -> None:
     planning = make(tmp_path)
     trains = [job for job in planning.plan(planning.points, {}).jobs if job.kind == "train" and job.data == "digits:order" and job.seed == 0]

@@ -40,7 +40,7 @@ TARGET_HALF_WIDTH = 0.02
 MOST_EXPONENT = 1.1
 CONNECTING = ("graph", "memory")
 STAGE_REPEATS = 6  # the fewest that give an interval
-FRAME_WISE = {"attention": "frame", "decision": "dense", "window": 2}
+SHORT = {"window": 2}  # in chunks, to either side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +56,11 @@ class Contender:
 CONTENDERS = {
     contender.label: contender
     for contender in (
-        Contender(label="graphsampler, a frame at a time", system="graphsampler", knobs=FRAME_WISE, linear=True),
-        Contender(label="graphsampler, a frame at a time, free", system="graphsampler", knobs=FRAME_WISE | {"decision": "free"}, linear=True),
-        Contender(label="graphsampler, every frame alike", system="graphsampler", knobs=FRAME_WISE | {"select": "token"}, linear=True),
-        Contender(label="graphsampler, default", system="graphsampler", knobs={}),
+        Contender(label="graphsampler", system="graphsampler", knobs={}, linear=True),
+        Contender(label="graphsampler, windows of 2", system="graphsampler", knobs=SHORT, linear=True),
+        Contender(label="graphsampler, M x K, windows of 2", system="graphsampler", knobs=SHORT | {"decision": "dense"}, linear=True),
+        Contender(label="graphsampler, every frame alike, windows of 2", system="graphsampler", knobs=SHORT | {"select": "token"}, linear=True),
+        Contender(label="graphsampler, jointly", system="graphsampler", knobs={"attention": "joint"}),
         Contender(label="timesformer", system="timesformer", knobs={}),
         Contender(label="joint", system="joint", knobs={}),
     )

@@ -257,6 +257,8 @@ def planner(
     if not names:
         rule = f"a sweep needs data, and profile {profile.name} names none"
         raise UsageError(rule, given="no --data", remedy="give --data digits:moment, or a folder of videos")
+    for name, kind in profile.readouts.items():
+        registry.get(name).check({"readout": kind})
     if seeds is not None and seeds < 1:
         raise UsageError("--seeds must be at least 1", given=seeds, remedy="give how many seeds to run: N means 0 to N-1")
     facts = {name: _facts(name, profile) for name in (*names, *(profile.tune.data if profile.tune.lr else ()))}
