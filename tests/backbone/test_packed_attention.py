@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -124,7 +126,8 @@ def test_class_tokens_in_front_belong_to_the_segments_they_are_given(lengths: tu
     segment = torch.cat([torch.arange(frames).expand(batch, -1), frame], dim=1)
     x, bias = torch.randn(*segment.shape, sizes.size("test").width), torch.randn(segment.shape)
     tokens = Tokens(x_BND=x, position_BN3=torch.zeros(*segment.shape, 3), prefix=frames, bias_BN=bias)
-    packed = packed_block(block, pack(tokens, segment, LONGEST + 1), tokens)
+    packing = pack(tokens, segment, LONGEST + 1)
+    packed = packing.within(partial(packed_block, block, packing.seen), tokens)
     assert packed.prefix == frames and packed.bias_BN is bias
     for b in range(batch):
         for number in range(frames):

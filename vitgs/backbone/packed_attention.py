@@ -10,6 +10,7 @@ Suffixes beside those of the package: S tokens of a clip, A those of all clips o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -75,13 +76,22 @@ class Sight:
     cut: Cut | None
 
 
+def cut_for(segment_BS: Tensor, longest: int) -> Cut:
+    """The blocks for segments of at most `longest` tokens."""
+    return Cut(block=-(-longest // 3), reach=longest - 1, count=segment_BS.numel())
+
+
+def one_mask(segment_BS: Tensor, longest: int) -> bool:
+    """Whether a block would look at all tokens of a clip anyway."""
+    return segment_BS.shape[1] <= cut_for(segment_BS, longest).sight
+
+
 def sight(segment_BS: Tensor, bias_BS: Tensor | None, longest: int, dtype: torch.dtype) -> Sight:
     """Tokens of one segment, which lie side by side and are at most `longest`, see each other, and nobody else; `bias_BS` is added for keys."""
-    batch, count = segment_BS.shape
-    cut = Cut(block=-(-longest // 3), reach=longest - 1, count=batch * count)
+    cut = cut_for(segment_BS, longest)
     riding_BS = bias_BS if rides(segment_BS) else None
     masked_BS = None if rides(segment_BS) else bias_BS
-    if count <= cut.sight:
+    if one_mask(segment_BS, longest):
         same = segment_BS.unsqueeze(2) == segment_BS.unsqueeze(1)
         added = torch.zeros((), dtype=dtype, device=same.device) if masked_BS is None else masked_BS.unsqueeze(1).to(dtype)
         return Sight(mask=torch.where(same, added, -torch.inf).unsqueeze(1), riding_BS=riding_BS, cut=None)
@@ -117,17 +127,26 @@ def attend_within(q_BhSd: Tensor, k_BhSd: Tensor, v_BhSd: Tensor, segment_BS: Te
 @dataclass(frozen=True)
 class Packing:
     """How tokens of several segments go through blocks. `order_BS` brings the tokens of a segment side by side and `back_BS` turns that round; None
-    where they lie so already."""
+    where they may stay as they lie."""
 
     seen: Sight
     order_BS: Tensor | None
     back_BS: Tensor | None
 
+    def within(self, step: Callable[[Tokens], Tokens], tokens: Tokens) -> Tokens:
+        """What `step` makes of the tokens as attention wants them to lie, back in their own order."""
+        if self.order_BS is None or self.back_BS is None:
+            return step(tokens)
+        return tokens.with_x(rows(step(tokens.with_x(rows(tokens.x_BND, self.order_BS))).x_BND, self.back_BS))
+
 
 def pack(tokens: Tokens, segment_BS: Tensor, longest: int) -> Packing:
-    """For tokens in the order of their segments, but for class tokens in front, which go to the segments that they are given."""
+    """For tokens in the order of their segments, but for class tokens in front, which go to the segments that they are given.
+
+    Where one mask over all tokens of a clip will do, it says who sees whom however they lie.
+    """
     bias_BS = tokens.key_bias_BN()
-    if not tokens.prefix:
+    if not tokens.prefix or one_mask(segment_BS, longest):
         return Packing(sight(segment_BS, bias_BS, longest, tokens.x_BND.dtype), None, None)
     order_BS = segment_BS.argsort(dim=1, stable=True)
     sorted_BS = segment_BS.gather(1, order_BS)
@@ -135,12 +154,7 @@ def pack(tokens: Tokens, segment_BS: Tensor, longest: int) -> Packing:
     return Packing(sight(sorted_BS, sorted_bias_BS, longest, tokens.x_BND.dtype), order_BS, order_BS.argsort(dim=1))
 
 
-def packed_block(block: Block, packing: Packing, tokens: Tokens) -> Tokens:
+def packed_block(block: Block, seen: Sight, tokens: Tokens) -> Tokens:
     """The block, with the attention of each token to its own segment alone."""
-    x_BSD = block.norm1(tokens.x_BND)
-    if packing.order_BS is not None:
-        x_BSD = rows(x_BSD, packing.order_BS)
-    branch_BSD = block.attention.output(attend_seen(*block.attention.project(x_BSD), packing.seen))
-    if packing.back_BS is not None:
-        branch_BSD = rows(branch_BSD, packing.back_BS)
+    branch_BSD = block.attention.output(attend_seen(*block.attention.project(block.norm1(tokens.x_BND)), seen))
     return block.feed(tokens.with_x(tokens.x_BND + block.scale1(branch_BSD)))

@@ -50,8 +50,9 @@ def encode(vit: Vit, kept: Tokens, alike: int | None, frames: int, run: Run | No
             segment_BS = torch.cat([torch.arange(frames, device=frame_BS.device).expand(len(frame_BS), -1), frame_BS], dim=1)
         packing = pack(tokens, segment_BS, vit.embed.count + vit.has_class_token)
         tokens = tokens if done else tokens.with_x(vit.pre_norm(tokens.x_BND))
-    steps = [partial(packed_block, block, packing) for block in vit.blocks[done:] if isinstance(block, Block)]
-    encoded = _through(vit, tokens, steps) if run is None else run(tokens, steps)
+    apart = [partial(packed_block, block, packing.seen) for block in vit.blocks[done:] if isinstance(block, Block)]
+    whole = partial(_through, vit, apart)
+    encoded = packing.within(whole, tokens) if run is None else run(tokens, [partial(packing.within, step) for step in apart])
     return _one_class_token(encoded, frame_BS) if encoded.prefix else encoded
 
 
@@ -61,7 +62,7 @@ def _entered(vit: Vit, kept: Tokens) -> Tokens:
         return with_prefix(kept, vit.pre_norm(vit.embed.class_token)) if vit.has_class_token else kept
 
 
-def _through(vit: Vit, tokens: Tokens, steps: Sequence[Step]) -> Tokens:
+def _through(vit: Vit, steps: Sequence[Step], tokens: Tokens) -> Tokens:
     with stage("backbone"):
         for step in steps:
             tokens = step(tokens)
