@@ -106,6 +106,11 @@ def test_a_file_of_ones_own(suffix: str, own: str, ran: Ran) -> None:
     assert found["macs"] == 8 * 3 * 32 * 32 * 10
 
 
+def test_a_number_may_begin_or_end_with_its_point(ran: Ran) -> None:
+    counted = [ran(["cost", "graphsampler", *SMALL, "--set", f"budget={text}", "--json"]).document["macs"] for text in (".5", "0.5", "1.", "1.0")]
+    assert counted[0] == counted[1] < counted[2] == counted[3]
+
+
 def test_a_factory_in_the_working_directory(own: str, ran: Ran) -> None:
     assert ran(["cost", "own_models:factory", *SMALL, "--json"]).document["params"] == (8 * 3 * 32 * 32 + 1) * 10
 
