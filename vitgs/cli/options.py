@@ -25,8 +25,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Last line of stdout is one
 
 
 def settings(given: Sequence[str] | None) -> dict[str, Any]:
-    """`["budget=0.25", "attention=divided"]` -> `{"budget": 0.25, "attention": "divided"}`. A JSON list becomes a tuple, `.25` and `1.` are numbers as
-    well; what isn't JSON is text."""
+    """`["budget=0.25", "attention=divided"]` -> `{"budget": 0.25, "attention": "divided"}`. A JSON list becomes a tuple, `.25` and `1.` are numbers
+    too; what isn't JSON is text."""
     found: dict[str, Any] = {}
     for text in given or ():
         name, equals, value = text.partition("=")
