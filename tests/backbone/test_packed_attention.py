@@ -11,18 +11,18 @@ from torch import Tensor
 from vitgs.backbone import sizes
 from vitgs.backbone.attention import attend
 from vitgs.backbone.block import Block
-from vitgs.backbone.packed_attention import Cut, attend_within, pack, packed_block, sight
+from vitgs.backbone.packed_attention import SHORTEST_BLOCK, Cut, attend_within, cut_for, pack, packed_block, sight
 from vitgs.backbone.sizes import style
 from vitgs.backbone.tokens import Tokens
 from vitgs.measure.formula import FormulaCounter
 
-LONGEST = 6
+LONGEST = 30
 # Lengths of two clips' segments; both clips have as many tokens. One is short enough to be seen at a glance, the others are cut into blocks.
 LENGTHS = {
-    "at once": ((3, 1, 6), (5, 5)),
-    "in blocks": ((6, 6, 1, 2, 6, 3, 1), (1, 1, 1, 1, 6, 6, 6, 3)),
-    "full": ((6, 6, 6, 6, 6), (6, 6, 6, 6, 6)),
-    "single": ((1,) * 16, (6, 6, 4)),
+    "at once": ((15, 1, 30), (23, 23)),
+    "in blocks": ((30, 30, 1, 2, 30, 20, 1), (1, 1, 1, 1, 30, 30, 30, 20)),
+    "full": ((30,) * 5, (30,) * 5),
+    "single": ((1,) * 100, (30, 30, 30, 10)),
 }
 
 
@@ -75,8 +75,8 @@ def test_gradients_by_differences(name: str) -> None:
 
 @pytest.mark.parametrize("longest", [1, 2, 3, 4, 7, 30])
 def test_any_limit_that_holds_gives_the_same(longest: int) -> None:
-    segment = torch.arange(24).div(longest, rounding_mode="floor").expand(2, -1)
-    q, k, v = inputs(24)
+    segment = torch.arange(60).div(longest, rounding_mode="floor").expand(2, -1)
+    q, k, v = inputs(60)
     torch.testing.assert_close(attend_within(q, k, v, segment, None, longest), apart(q, k, v, segment, None), rtol=0, atol=1e-10)
 
 
@@ -109,12 +109,18 @@ def test_the_cost_is_linear_and_needs_no_values() -> None:
         with FormulaCounter() as counter, torch.no_grad():
             assert attend_within(q, q, q, segment, torch.empty(1, frames * 10, device="meta"), 30).shape == (1, frames * 10, 24)
         macs.append(counter.macs)
-    assert macs[0] == 160 * (10 + 2 * 29) * 2 * 24 and macs == [macs[0], 2 * macs[0], 4 * macs[0]]
+    assert macs[0] == 160 * (32 + 2 * 29) * 2 * 24 and macs == [macs[0], 2 * macs[0], 4 * macs[0]]
 
 
 def test_no_mask_is_larger_than_what_blocks_look_at() -> None:
-    assert sight(torch.zeros(1, 68, dtype=torch.long), None, 30, torch.float32).mask.shape == (1, 1, 68, 68)
-    assert sight(torch.zeros(1, 69, dtype=torch.long), None, 30, torch.float32).mask.shape == (7, 1, 10, 68)
+    assert sight(torch.zeros(1, 90, dtype=torch.long), None, 30, torch.float32).mask.shape == (1, 1, 90, 90)
+    assert sight(torch.zeros(1, 91, dtype=torch.long), None, 30, torch.float32).mask.shape == (3, 1, 32, 90)
+
+
+@pytest.mark.parametrize(("longest", "block"), [(1, SHORTEST_BLOCK), (17, SHORTEST_BLOCK), (197, 66)])
+def test_a_block_is_a_third_of_a_segment_but_never_short(longest: int, block: int) -> None:
+    cut = cut_for(torch.zeros(2, 300, dtype=torch.long), longest)
+    assert cut == Cut(block=block, reach=longest - 1, count=600)
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS["at once"], LENGTHS["in blocks"]], ids=["at once", "in blocks"])

@@ -1,9 +1,10 @@
 """Attention within segments of a packed sequence: frames that kept a number of tokens of their own lie one behind the other, and none sees another.
 
 Nothing is padded to a frame, so linear layers never see a dropped token. No shape depends on values: it compiles, and costs are counted on shapes.
-A segment of at most `longest` tokens reaches less than `longest` to each side of a token. So the sequence is cut into blocks of a third of that, each
-block looks at itself and `longest - 1` tokens to either side, and a mask closes what is of another segment: 7/3 `longest` keys a token, however long
-the sequence. Clips of a batch are one sequence for this. On CUDA a variable-length kernel would read just the keys of a token's own segment.
+A segment of at most `longest` tokens reaches less than `longest` to each side of a token. So the sequence is cut into blocks of a third of that, or 32
+where that is more, each block looks at itself and `longest - 1` tokens to either side, and a mask closes what is of another segment: 7/3 `longest`
+keys a token, however long the sequence. Clips of a batch are one sequence for this. On CUDA a variable-length kernel would read just the keys of a
+token's own segment.
 
 Suffixes beside those of the package: S tokens of a clip, A those of all clips one behind the other, C blocks of Q tokens, W what a block looks at.
 """
@@ -19,6 +20,9 @@ from torch import Tensor
 
 from vitgs.backbone.block import Block
 from vitgs.backbone.tokens import Tokens, rows
+
+# A block of a few tokens takes as long as one of this many, in time, whatever is counted for it: see DECISIONS.md.
+SHORTEST_BLOCK = 32
 
 
 def rides(x: Tensor) -> bool:
@@ -78,7 +82,7 @@ class Sight:
 
 def cut_for(segment_BS: Tensor, longest: int) -> Cut:
     """The blocks for segments of at most `longest` tokens."""
-    return Cut(block=-(-longest // 3), reach=longest - 1, count=segment_BS.numel())
+    return Cut(block=max(-(-longest // 3), SHORTEST_BLOCK), reach=longest - 1, count=segment_BS.numel())
 
 
 def one_mask(segment_BS: Tensor, longest: int) -> bool:
