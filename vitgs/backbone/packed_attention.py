@@ -1,8 +1,8 @@
 """Attention within segments of a packed sequence: frames that kept a number of tokens of their own lie one behind the other, and none sees another.
 
 Nothing is padded to a frame, so linear layers never see a dropped token. No shape depends on values: it compiles, and costs are counted on shapes.
-A segment of at most `longest` tokens reaches less than `longest` to each side of a token. So the sequence is cut into blocks of a third of that, or of
-32 if that is more. Each block looks at itself and `longest - 1` tokens to either side, and a mask closes what is of another segment: 7/3 `longest`
+A segment of at most `longest` tokens reaches less than `longest` to each side of a token. So the sequence is cut into blocks of a third of that,
+or of 32 if that is more. Each looks at itself and `longest - 1` tokens to either side, and a mask closes what is of another segment: 7/3 `longest`
 keys a token, however long the sequence. Clips of a batch are one sequence for this. On CUDA a variable-length kernel would read just the keys of a
 token's own segment.
 
