@@ -41,8 +41,8 @@ SPACE = {
     "frozen": Knob(values=(False, True), default=False, help="whether the image ViT stays as it is"),
     "layer_decay": Knob(values=(1.0, 0.9, 0.75, 0.65), default=1.0, low=0.1, high=1.0, help="learning rate of a ViT block relative to the next"),
     "added_lr": Knob(
-        values=(1.0, 2.0, 3.0, 4.0, 8.0),
-        default=3.0,
+        values=(1.0, 3.0, 6.0, 10.0),
+        default=10.0,
         low=0.1,
         high=100.0,
         help="learning rate of all that the ViT doesn't have, relative to the ViT's",
