@@ -3,8 +3,8 @@
 Nothing is padded to a frame, so linear layers never see a dropped token. No shape depends on values: it compiles, and costs are counted on shapes.
 A segment of at most `longest` tokens reaches less than `longest` to each side of a token. So the sequence is cut into blocks of a third of that,
 or of 32 if that is more. Each looks at itself and `longest - 1` tokens to either side, and a mask closes what is of another segment: 7/3 `longest`
-keys a token, however long the sequence. Clips of a batch are one sequence for this. On CUDA a variable-length kernel would read just the keys of a
-token's own segment.
+keys a token, or 32 and twice `longest`, however long the sequence. Clips of a batch are one sequence for this. On CUDA a variable-length kernel
+would read just the keys of a token's own segment.
 
 Suffixes beside those of the package: S tokens of a clip, A those of all clips one behind the other, C blocks of Q tokens, W what a block looks at.
 """
