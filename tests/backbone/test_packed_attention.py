@@ -133,7 +133,7 @@ def test_class_tokens_in_front_belong_to_the_segments_they_are_given(lengths: tu
     x, bias = torch.randn(*segment.shape, sizes.size("test").width), torch.randn(segment.shape)
     tokens = Tokens(x_BND=x, position_BN3=torch.zeros(*segment.shape, 3), prefix=frames, bias_BN=bias)
     packing = pack(tokens, segment, LONGEST + 1)
-    packed = packing.within(partial(packed_block, block, packing.seen), tokens)
+    packed = packing.within(partial(packed_block, block), tokens)
     assert packed.prefix == frames and packed.bias_BN is bias
     for b in range(batch):
         for number in range(frames):

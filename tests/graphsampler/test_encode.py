@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from vitgs import registry
+from vitgs.backbone import runs
 from vitgs.backbone.tokens import Tokens, join_frames, without_prefix
+from vitgs.graphsampler import encode as encode_module
 from vitgs.graphsampler.encode import encode, log_mass
 from vitgs.graphsampler.losses import objective
 from vitgs.graphsampler.model import SYSTEM, GraphSampler
 from vitgs.graphsampler.select import frames_alike
 from vitgs.measure import cost
+from vitgs.measure.setting import no_fast_path
 from vitgs.spec import Batch, Clip
 
 CLIP = Clip(frames=8, height=32, width=32, classes=6)
@@ -170,3 +173,18 @@ def test_a_class_token_counts_for_what_it_saw() -> None:
     share = log_mass(nodes, 2).softmax(dim=1)
     torch.testing.assert_close(share, torch.tensor([[1.0, 0.0]]), rtol=0, atol=1e-8)
     torch.testing.assert_close(log_mass(Tokens(x_BND=nodes.x_BND, position_BN3=nodes.position_BN3), 2).softmax(dim=1), torch.full((1, 2), 0.5))
+
+
+@pytest.mark.parametrize("budget", [0.2, 0.4, 1.0])
+@pytest.mark.parametrize("knobs", [*RAGGED, {"place": "between"}, {"decision": "dense"}, {"readout": "class"}], ids=str)
+def test_read_lengths_and_parts_for_the_cache_change_nothing(monkeypatch: pytest.MonkeyPatch, knobs: Knobs, budget: float) -> None:
+    model = build(**knobs)
+    for name in ("CALL_MACS", "SEGMENT_MACS"):
+        monkeypatch.setattr(runs, name, 0)
+    for module in (runs, encode_module):
+        monkeypatch.setattr(module, "cached_tokens", lambda _: 20)
+    with torch.no_grad():
+        ours = model(video(), budget=budget)
+        with no_fast_path():
+            expected = model(video(), budget=budget)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)

@@ -3,8 +3,8 @@
 Nothing is padded to a frame, so linear layers never see a dropped token. No shape depends on values: it compiles, and costs are counted on shapes.
 A segment of at most `longest` tokens reaches less than `longest` to each side of a token. So the sequence is cut into blocks of a third of that,
 or of 32 if that is more. Each looks at itself and `longest - 1` tokens to either side, and a mask closes what is of another segment: 7/3 `longest`
-keys a token, or 32 and twice `longest`, however long the sequence. Clips of a batch are one sequence for this. On CUDA a variable-length kernel
-would read just the keys of a token's own segment.
+keys a token, or 32 and twice `longest`, however long the sequence. Clips of a batch are one sequence for this. In inference on a CPU `runs` reads
+the lengths and just the keys of a token's own segment; on CUDA a variable-length kernel would.
 
 Suffixes beside those of the package: S tokens of a clip, A those of all clips one behind the other, C blocks of Q tokens, W what a block looks at.
 """
@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vitgs.backbone.block import Block
+from vitgs.backbone.runs import Attend, Runs, may_read, put_in_runs
 from vitgs.backbone.tokens import Tokens, rows
 
 # A block of a few tokens takes as long as one of this many, in time, whatever is counted for it: see DECISIONS.md.
@@ -90,6 +92,11 @@ def one_mask(segment_BS: Tensor, longest: int) -> bool:
     return segment_BS.shape[1] <= cut_for(segment_BS, longest).sight
 
 
+def keys_seen(segment_BS: Tensor, longest: int) -> int:
+    """How many keys a token looks at, open or closed."""
+    return segment_BS.shape[1] if one_mask(segment_BS, longest) else cut_for(segment_BS, longest).sight
+
+
 def sight(segment_BS: Tensor, bias_BS: Tensor | None, longest: int, dtype: torch.dtype) -> Sight:
     """Tokens of one segment, which lie side by side and are at most `longest`, see each other, and nobody else; `bias_BS` is added for keys."""
     cut = cut_for(segment_BS, longest)
@@ -137,18 +144,21 @@ class Packing:
     order_BS: Tensor | None
     back_BS: Tensor | None
 
-    def within(self, step: Callable[[Tokens], Tokens], tokens: Tokens) -> Tokens:
+    def within(self, step: Callable[[Attend, Tokens], Tokens], tokens: Tokens) -> Tokens:
         """What `step` makes of the tokens as attention wants them to lie, back in their own order."""
+        attend = partial(attend_seen, seen=self.seen)
         if self.order_BS is None or self.back_BS is None:
-            return step(tokens)
-        return tokens.with_x(rows(step(tokens.with_x(rows(tokens.x_BND, self.order_BS))).x_BND, self.back_BS))
+            return step(attend, tokens)
+        return tokens.with_x(rows(step(attend, tokens.with_x(rows(tokens.x_BND, self.order_BS))).x_BND, self.back_BS))
 
 
-def pack(tokens: Tokens, segment_BS: Tensor, longest: int) -> Packing:
+def pack(tokens: Tokens, segment_BS: Tensor, longest: int) -> Packing | Runs:
     """For tokens in the order of their segments, but for class tokens in front, which go to the segments that they are given.
 
-    Where one mask over all tokens of a clip will do, it says who sees whom however they lie.
+    Where one mask over all tokens of a clip will do, it says who sees whom however they lie; where lengths may be read and that is faster, no mask.
     """
+    if may_read(tokens.x_BND) and (runs := put_in_runs(tokens, segment_BS, keys_seen(segment_BS, longest))):
+        return runs
     bias_BS = tokens.key_bias_BN()
     if not tokens.prefix or one_mask(segment_BS, longest):
         return Packing(sight(segment_BS, bias_BS, longest, tokens.x_BND.dtype), None, None)
@@ -158,7 +168,7 @@ def pack(tokens: Tokens, segment_BS: Tensor, longest: int) -> Packing:
     return Packing(sight(sorted_BS, sorted_bias_BS, longest, tokens.x_BND.dtype), order_BS, order_BS.argsort(dim=1))
 
 
-def packed_block(block: Block, seen: Sight, tokens: Tokens) -> Tokens:
+def packed_block(block: Block, attend: Attend, tokens: Tokens) -> Tokens:
     """The block, with the attention of each token to its own segment alone."""
-    branch_BSD = block.attention.output(attend_seen(*block.attention.project(block.norm1(tokens.x_BND)), seen))
+    branch_BSD = block.attention.output(attend(*block.attention.project(block.norm1(tokens.x_BND))))
     return block.feed(tokens.with_x(tokens.x_BND + block.scale1(branch_BSD)))

@@ -7,6 +7,7 @@ the same weights. A class token then stands for each frame, and counts for as mu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from vitgs.backbone.block import Block
 from vitgs.backbone.packed_attention import pack, packed_block
+from vitgs.backbone.runs import Attend, cached_tokens, may_read
 from vitgs.backbone.stages import stage
 from vitgs.backbone.tokens import Tokens, split_frames, with_prefix, without_prefix
 from vitgs.backbone.vit import Vit
@@ -41,7 +43,7 @@ def encode(vit: Vit, kept: Tokens, alike: int | None, frames: int, run: Run | No
     if alike is not None:
         kept = kept if alike == 1 else split_frames(kept, alike)
         tokens, steps = _entered(vit, kept) if done else vit.enter(kept), [*vit.blocks][done:]
-        return vit.run(tokens, steps) if run is None else run(tokens, steps)
+        return _in_parts(vit, steps, tokens) if run is None else run(tokens, steps)
     with stage("backbone"):
         segment_BS = frame_BS = kept.position_BN3[..., 0].long()
         tokens = kept
@@ -50,9 +52,11 @@ def encode(vit: Vit, kept: Tokens, alike: int | None, frames: int, run: Run | No
             segment_BS = torch.cat([torch.arange(frames, device=frame_BS.device).expand(len(frame_BS), -1), frame_BS], dim=1)
         packing = pack(tokens, segment_BS, vit.embed.count + vit.has_class_token)
         tokens = tokens if done else tokens.with_x(vit.pre_norm(tokens.x_BND))
-    apart = [partial(packed_block, block, packing.seen) for block in vit.blocks[done:] if isinstance(block, Block)]
-    whole = partial(_through, vit, apart)
-    encoded = packing.within(whole, tokens) if run is None else run(tokens, [partial(packing.within, step) for step in apart])
+    blocks = [block for block in vit.blocks[done:] if isinstance(block, Block)]
+    if run is None:
+        encoded = packing.within(partial(_frames_apart, vit, blocks), tokens)
+    else:
+        encoded = run(tokens, [partial(packing.within, partial(packed_block, block)) for block in blocks])
     return _one_class_token(encoded, frame_BS) if encoded.prefix else encoded
 
 
@@ -67,6 +71,20 @@ def _through(vit: Vit, steps: Sequence[Step], tokens: Tokens) -> Tokens:
         for step in steps:
             tokens = step(tokens)
         return tokens.with_x(vit.norm(tokens.x_BND))
+
+
+def _frames_apart(vit: Vit, blocks: Sequence[Block], attend: Attend, tokens: Tokens) -> Tokens:
+    return _through(vit, [partial(packed_block, block, attend) for block in blocks], tokens)
+
+
+def _in_parts(vit: Vit, steps: Sequence[Step], tokens: Tokens) -> Tokens:
+    """All rows through the ViT, on a CPU as many at once as its cache holds."""
+    at_once = max(1, cached_tokens(tokens.x_BND.shape[2]) // tokens.count)
+    if not may_read(tokens.x_BND) or len(tokens.x_BND) <= at_once:
+        return _through(vit, steps, tokens)
+    pieces = {name: torch.split(value, at_once) for name, value in vars(tokens).items() if isinstance(value, Tensor)}
+    parts = [replace(tokens, **dict(zip(pieces, values, strict=True))) for values in zip(*pieces.values(), strict=True)]
+    return tokens.with_x(torch.cat([_through(vit, steps, part).x_BND for part in parts]))
 
 
 def _with_class_tokens(kept: Tokens, class_token_11D: Tensor, frames: int) -> Tokens:
