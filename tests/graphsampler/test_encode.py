@@ -176,7 +176,7 @@ def test_a_class_token_counts_for_what_it_saw() -> None:
 
 
 @pytest.mark.parametrize("budget", [0.2, 0.4, 1.0])
-@pytest.mark.parametrize("knobs", [*RAGGED, {"place": "between"}, {"decision": "dense"}, {"readout": "class"}], ids=str)
+@pytest.mark.parametrize("knobs", [*RAGGED, {"place": "between"}, {"decision": "dense"}, {"readout": "class"}, {"attention": "joint"}], ids=str)
 def test_read_lengths_and_parts_for_the_cache_change_nothing(monkeypatch: pytest.MonkeyPatch, knobs: Knobs, budget: float) -> None:
     model = build(**knobs)
     for name in ("CALL_MACS", "SEGMENT_MACS"):
