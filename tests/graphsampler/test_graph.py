@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from vitgs.graphsampler import edges as edges_module
-from vitgs.graphsampler.edges import blocks, build_edges, nearness, neighbours, relative_features
+from vitgs.graphsampler.edges import SEARCH_WIDTH, blocks, build_edges, nearness, neighbours, relative_features, search_basis
 from vitgs.graphsampler.graph import Graph, pass_messages
 
 
@@ -43,15 +43,15 @@ def test_chunks_that_do_not_fill_up_lose_no_node() -> None:
 
 
 def test_blocks_hold_every_node_once_and_see_all_that_its_chunk_may_see() -> None:
-    for count, chunk, window, most in ((21, 3, 2, 1000), (21, 3, 2, 4), (10, 4, 1, 3), (10, 4, 0, 7), (128 * 5, 5, 8, 1000)):
-        found = list(blocks(count, chunk, window, most))
+    for count, chunk, window, most, group in ((21, 3, 2, 1000, 2), (21, 3, 2, 4, 1), (10, 4, 1, 3, 1), (10, 4, 0, 7, 1), (128 * 5, 5, 8, 1000, 8)):
+        found = list(blocks(count, chunk, window, most, group))
         assert [node for block in found for node in range(block.first, block.last)] == list(range(count))
         for block in found:
             assert block.last - block.first <= most
             for node in range(block.first, block.last):
                 wanted = range(count) if not window else range((node // chunk - window) * chunk, (node // chunk + window + 1) * chunk)
                 assert block.low <= max(wanted.start, 0) and block.high >= min(wanted.stop, count)
-            assert not window or block.high - block.low <= (3 * window + 2) * chunk
+            assert not window or block.high - block.low <= (2 * window + group) * chunk
 
 
 @pytest.mark.parametrize("window", [0, 1, 2])
@@ -170,11 +170,67 @@ def test_equally_near_nodes_have_equal_nearness() -> None:
     exact = (position.unsqueeze(2) - position.unsqueeze(1)).double().mul(torch.tensor([4.0, 1.0, 1.0])).square().sum(dim=-1)
     queries = position + torch.tensor([90.0, 0.0, 0.0])
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        near = nearness(queries.to(dtype), queries.to(dtype)).double()
-        assert torch.equal(near - near.diagonal(dim1=1, dim2=2).unsqueeze(2), -exact)
+        near, own = nearness(queries.to(dtype), queries.to(dtype))
+        assert torch.equal((near - own).double(), -exact)
     with torch.autocast("cpu", torch.bfloat16):
-        near = nearness(queries, queries).double()
-    assert torch.equal(near - near.diagonal(dim1=1, dim2=2).unsqueeze(2), -exact)
+        near, own = nearness(queries, queries)
+    assert torch.equal((near - own).double(), -exact)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6, 0.2])
+def test_looking_close_by_first_finds_the_same_nearest(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, rows = 20, 6
+    generator = torch.Generator().manual_seed(0)
+    kept = (torch.rand(frames * rows * rows, generator=generator) <= share).nonzero().squeeze(1)
+    # What is kept is spread unevenly, and a stretch of frames is empty.
+    kept = kept[(kept % 7 != 0) & ((kept < 5 * 36) | (kept >= 9 * 36))] if share < 1 else kept
+    position = torch.stack([kept // 36, kept % 36 // 6, kept % 6], dim=1).float().unsqueeze(0)
+    appearance = torch.randn(1, len(kept), 8, generator=generator)
+    looked: list[bool] = []
+    nearest_of = edges_module._nearest_of
+
+    def watched(position_BS3: torch.Tensor, block: edges_module.Block, closed_BQW: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+        looked.append(block.high - block.low < len(kept))
+        return nearest_of(position_BS3, block, closed_BQW, count)
+
+    monkeypatch.setattr(edges_module, "_nearest_of", watched)
+    monkeypatch.setattr(edges_module, "CACHED", 2_000)
+    found = []
+    for long_run in (1, 10**9):
+        monkeypatch.setattr(edges_module, "LONG_RUN", long_run)
+        looked.clear()
+        with torch.no_grad():
+            found.append(build_edges(appearance, position, k=3, temporal=2, chunk=-(-len(kept) // frames), window=0))
+        assert any(looked) == (long_run == 1)
+    squared = [
+        ((neighbours(position, e.node_BSE)[..., -2:, :] - position.unsqueeze(2)) * torch.tensor([4.0, 1.0, 1.0])).square().sum(-1) for e in found
+    ]
+    assert torch.equal(squared[0], squared[1]) and torch.equal(found[0].node_BSE[..., :4], found[1].node_BSE[..., :4])
+
+
+def test_a_clip_that_fills_a_block_goes_alone_and_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    appearance, position = nodes(frames=12, tokens=5, batch=3)
+    for window in (0, 2):
+        results = []
+        for cached in (2**20, 600):
+            monkeypatch.setattr(edges_module, "CACHED", cached)
+            results.append(build_edges(appearance, position, k=4, temporal=2, chunk=5, window=window))
+        whole, alone = results
+        assert torch.equal(whole.node_BSE, alone.node_BSE) and torch.equal(whole.valid_BSE, alone.valid_BSE)
+        torch.testing.assert_close(whole.similarity_BSE, alone.similarity_BSE)
+
+
+def test_wide_appearance_is_compared_in_few_directions_that_keep_lengths_and_near_neighbours() -> None:
+    basis = search_basis(384)
+    assert basis.shape == (384, SEARCH_WIDTH) and torch.equal(basis, search_basis(384))
+    torch.testing.assert_close(basis.T @ basis, torch.eye(SEARCH_WIDTH), atol=1e-5, rtol=0)
+    # Groups of nodes that look alike, one of each in a frame.
+    torch.manual_seed(0)
+    appearance = (torch.randn(1, 1, 30, 384) + 0.3 * torch.randn(1, 8, 30, 384)).flatten(1, 2)
+    position = torch.cat([torch.arange(8.0).repeat_interleave(30)[None, :, None], torch.zeros(1, 240, 2)], dim=2)
+    found = [build_edges(value, position, k=6, temporal=0, chunk=30, window=0).node_BSE for value in (appearance, appearance @ basis)]
+    same_group = [(node[..., 1:] % 30 == torch.arange(240)[:, None] % 30).float().mean().item() for node in found]
+    assert same_group[0] == 1.0 and same_group[1] > 0.99
 
 
 def test_edges_are_counted_without_data() -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vitgs.backbone.runs import may_read
 
 # Relative features in units of order 1: frames, half cells, and velocity in twelfths of a cell a frame. Smaller units made the graph useless.
 RELATIVE_SCALE = (1.0, 2.0, 2.0, 12.0, 12.0, 1.0)
@@ -22,6 +24,10 @@ RELATIVE = len(RELATIVE_SCALE)
 FRAME_CELLS = 4.0
 # Parts of a cell and of a frame that positions are told apart by when distances are compared.
 GRID = 2
+# How many chunks around a block are looked at first for what is near, where its run is at least so long and they are at most such a part of it.
+NEAR_CHUNKS, LONG_RUN, NEAR_SHARE = (1, 2), 1024, 0.4
+# Most dimensions that appearance is compared in.
+SEARCH_WIDTH = 128
 # Most elements of what a block of nodes is worked on with: what a core's cache holds on a CPU, and few launches elsewhere.
 CACHED, LAUNCHED = 2**20, 2**26
 
@@ -56,14 +62,12 @@ def block_rows(width: int, device: torch.device) -> int:
     return max(1, (CACHED if device.type == "cpu" else LAUNCHED) // width)
 
 
-def blocks(count: int, chunk: int, window: int, most: int) -> Iterator[Block]:
-    """Blocks of at most `most` nodes. Those of `window` chunks in a row see the same run of candidates, half as much again as one chunk needs, so
-    how many fit into a block picks nobody among equally near nodes. `window` 0: every node is a candidate.
-    """
-    group = window * chunk if window else count
-    for start in range(0, count, group):
-        end = min(start + group, count)
-        low, high = (max(start - group, 0), min(-(-end // chunk) * chunk + group, count)) if window else (0, count)
+def blocks(count: int, chunk: int, window: int, most: int, group: int) -> Iterator[Block]:
+    """Blocks of at most `most` nodes. Those of `group` chunks in a row see the same run of candidates. `window` 0: every node is a candidate."""
+    together = group * chunk if window else count
+    for start in range(0, count, together):
+        end = min(start + together, count)
+        low, high = (max(start - window * chunk, 0), min((-(-end // chunk) + window) * chunk, count)) if window else (0, count)
         for first in range(start, end, most):
             yield Block(first, min(first + most, end), low, high)
 
@@ -78,8 +82,8 @@ def relative_features(position_BS3: Tensor, other_BSE3: Tensor) -> Tensor:
     return torch.asinh(scaled)
 
 
-def nearness(position_BQ3: Tensor, other_BW3: Tensor) -> Tensor:
-    """How near candidates are in time and place, `(B, Q, W)`: minus the squared distance in cells, up to a term of the node's own.
+def nearness(position_BQ3: Tensor, other_BW3: Tensor) -> tuple[Tensor, Tensor]:
+    """How near candidates are in time and place, `(B, Q, W)`: minus the squared distance in cells, but for a term of the node's own, `(B, Q, 1)`.
 
     Exact for nodes that see up to 360 frames: positions count from the first node in half cells and half frames, so every term is a whole
     multiple of a quarter and every sum is below 2^24 of them. Rounding thus tells no two equally near nodes apart, whatever the time of the clip.
@@ -90,7 +94,17 @@ def nearness(position_BQ3: Tensor, other_BW3: Tensor) -> Tensor:
         first = position_BQ3[:, :1]
         scale = torch.tensor((FRAME_CELLS, 1.0, 1.0), device=first.device)
         here, there = (((value - first).float() * GRID).round() * (scale / GRID) for value in (position_BQ3, other_BW3))
-        return torch.baddbmm(there.square().sum(dim=-1).unsqueeze(1), here, there.transpose(1, 2), beta=-1, alpha=2)
+        near_BQW = torch.baddbmm(there.square().sum(dim=-1).unsqueeze(1), here, there.transpose(1, 2), beta=-1, alpha=2)
+        return near_BQW, here.square().sum(dim=-1, keepdim=True)
+
+
+def search_basis(width: int) -> Tensor:
+    """The directions in which appearance of more than `SEARCH_WIDTH` dimensions is compared, `(D, SEARCH_WIDTH)`: orthonormal, drawn at random but
+    always the same. Cosines of like nodes hardly change by it (after Johnson and Lindenstrauss 1984): see DECISIONS.md.
+    """
+    drawn = torch.randn(width, SEARCH_WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
+    basis: Tensor = torch.linalg.qr(drawn).Q.to(torch.get_default_dtype())
+    return basis
 
 
 def build_edges(appearance_BSD: Tensor, position_BS3: Tensor, *, k: int, temporal: int, chunk: int, window: int) -> Edges:
@@ -104,9 +118,16 @@ def build_edges(appearance_BSD: Tensor, position_BS3: Tensor, *, k: int, tempora
         unit_BSD = F.normalize(appearance_BSD - appearance_BSD.mean(dim=1, keepdim=True), dim=-1)
         reach = window if (window + 1) * chunk < count else 0
         sight = min((2 * reach + 1) * chunk, count) if reach else count
-        plan = blocks(count, chunk, reach, block_rows(batch * sight, unit_BSD.device))
-        found = [_search(unit_BSD, position_BS3, block, min(k, sight), min(temporal, sight), chunk, reach) for block in plan]
-        node, valid, alike = found[0] if len(found) == 1 else (torch.cat(part, dim=1) for part in zip(*found, strict=True))
+        places = min(k, sight), min(temporal, sight)
+        rows = block_rows(sight, unit_BSD.device)
+        # A clip that fills a block goes alone; of its chunks as many go together as a block holds, whatever the batch.
+        clips = batch if count <= rows else 1
+        plan = list(blocks(count, chunk, reach, max(1, rows // clips), max(1, min(reach, rows // chunk))))
+        found = []
+        for unit, position in zip(torch.split(unit_BSD, clips), torch.split(position_BS3, clips), strict=True):
+            parts = [_search(unit, position, block, *places, chunk, reach) for block in plan]
+            found.append(parts[0] if len(parts) == 1 else [torch.cat(part, dim=1) for part in zip(*parts, strict=True)])
+        node, valid, alike = found[0] if len(found) == 1 else (torch.cat(part) for part in zip(*found, strict=True))
         itself = torch.arange(count, device=node.device)[None, :, None].expand(batch, -1, 1)
         node, valid = torch.cat([itself, node], dim=2), F.pad(valid, (1, 0), value=True)
         return Edges(
@@ -117,27 +138,66 @@ def build_edges(appearance_BSD: Tensor, position_BS3: Tensor, *, k: int, tempora
         )
 
 
+def _closed(position_BS3: Tensor, block: Block, chunk: int, window: int) -> Tensor:
+    """Which candidates a node of the block may not be joined to, `(B, Q, W)`: those of its own frame, and of chunks out of its window."""
+    time_BS = position_BS3[..., 0]
+    closed_BQW = time_BS[:, block.first : block.last, None] == time_BS[:, None, block.low : block.high]
+    chunks = (block.last - 1) // chunk - block.low // chunk, (block.high - 1) // chunk - block.first // chunk
+    if not window or max(chunks) <= window:
+        return closed_BQW
+    # By bounds of each row, so that no whole number is kept for a pair.
+    start_Q1 = (torch.arange(block.first, block.last, device=time_BS.device) // chunk * chunk).unsqueeze(1)
+    seen_W = torch.arange(block.low, block.high, device=time_BS.device)
+    return closed_BQW | (seen_W < start_Q1 - window * chunk) | (seen_W >= start_Q1 + (window + 1) * chunk)
+
+
 def _search(unit_BSD: Tensor, position_BS3: Tensor, block: Block, k: int, temporal: int, chunk: int, window: int) -> tuple[Tensor, Tensor, Tensor]:
     """For each node of a block the others it is joined to, which of these places are filled, and the cosines, each `(B, Q, k + temporal)`."""
     own, seen = slice(block.first, block.last), slice(block.low, block.high)
-    here, there = position_BS3[:, own], position_BS3[:, seen]
-    closed = here[..., :1] == there[..., 0].unsqueeze(1)
-    if window:
-        chunk_S = torch.arange(position_BS3.shape[1], device=here.device) // chunk
-        closed = closed | ((chunk_S[own, None] - chunk_S[seen]).abs() > window)
+    closed = _closed(position_BS3, block, chunk, window)
     similarity = unit_BSD[:, own] @ unit_BSD[:, seen].transpose(1, 2)
     lowest = torch.finfo(similarity.dtype).min
     like = similarity.masked_fill_(closed, lowest).topk(min(k, closed.shape[2]), dim=2)
-    closeness = nearness(here, there)
-    furthest = torch.finfo(closeness.dtype).min
-    near = closeness.masked_fill_(closed, furthest).topk(min(temporal, closed.shape[2]), dim=2)
+    near, there_is = _nearest(position_BS3, block, closed, min(temporal, closed.shape[2]), chunk)
     # A temporal neighbour that is also among the most similar counts once.
-    twice = (near.indices.unsqueeze(3) == like.indices.unsqueeze(2)).any(dim=3)
-    place = torch.cat([like.indices, near.indices], dim=2)
-    valid = torch.cat([like.values > lowest, (near.values > furthest) & ~twice], dim=2)
-    alike = torch.cat([like.values, similarity.gather(2, near.indices)], dim=2)
+    twice = (near.unsqueeze(3) == like.indices.unsqueeze(2)).any(dim=3)
+    place = torch.cat([like.indices, near], dim=2)
+    valid = torch.cat([like.values > lowest, there_is & ~twice], dim=2)
+    alike = torch.cat([like.values, similarity.gather(2, near)], dim=2)
     spare = k + temporal - place.shape[2]
     return (F.pad(place + block.low, (0, spare)), F.pad(valid, (0, spare)), F.pad(alike, (0, spare))) if spare else (place + block.low, valid, alike)
+
+
+def _nearest(position_BS3: Tensor, block: Block, closed_BQW: Tensor, count: int, chunk: int) -> tuple[Tensor, Tensor]:
+    """The nearest open candidates in time and place, and which of these places are filled, each `(B, Q, count)`.
+
+    Of a long run those of a few chunks around the block are looked at first, where values may be read: mostly no other frame could hold a nearer one.
+    """
+    long = count and closed_BQW.shape[2] >= LONG_RUN and may_read(position_BS3)
+    for chunks in NEAR_CHUNKS if long else ():
+        low = max((block.first // chunk - chunks) * chunk, block.low)
+        high = min(((block.last - 1) // chunk + 1 + chunks) * chunk, block.high)
+        if high - low > NEAR_SHARE * closed_BQW.shape[2]:
+            break
+        index, there_is, squared_BQ = _nearest_of(
+            position_BS3, replace(block, low=low, high=high), closed_BQW[..., low - block.low : high - block.low], count
+        )
+        time_BS = position_BS3[..., 0]
+        time_BQ = time_BS[:, block.first : block.last]
+        before_BQ = time_BQ - time_BS[:, low - 1, None] if low > block.low else torch.full_like(time_BQ, torch.inf)
+        after_BQ = time_BS[:, high, None] - time_BQ if high < block.high else before_BQ
+        left_out_BQ = (torch.minimum(before_BQ, after_BQ).float() * FRAME_CELLS).square()
+        if bool((there_is.all(dim=2) & (squared_BQ < left_out_BQ)).all()):
+            return index + (low - block.low), there_is
+    return _nearest_of(position_BS3, block, closed_BQW, count)[:2]
+
+
+def _nearest_of(position_BS3: Tensor, block: Block, closed_BQW: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of all candidates; and the squared distance of the last of them in cells, `(B, Q)`."""
+    near_BQW, own_BQ1 = nearness(position_BS3[:, block.first : block.last], position_BS3[:, block.low : block.high])
+    furthest = torch.finfo(near_BQW.dtype).min
+    near = near_BQW.masked_fill_(closed_BQW, furthest).topk(count, dim=2)
+    return near.indices, near.values > furthest, (own_BQ1 - near.values).amax(dim=2) if count else own_BQ1.squeeze(2)
 
 
 def neighbours(value_BSD: Tensor, node_BSE: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ def explain(model: GraphSampler, clip_TCHW: Tensor, budget: float | None = None)
 def _explain(model: GraphSampler, clip_1TCHW: Tensor, share: float) -> Explanation:
     """The model's own forward pass, part by part."""
     kept, utility = model._keep(clip_1TCHW, share, 0.0)
-    appearance = kept.x_BND
+    appearance = model.appearance(kept.x_BND)
     kept = kept if model.time is None else model.time(kept)
     encoded = model._encode(kept, share)
     before = model._together(without_prefix(encoded), 1)

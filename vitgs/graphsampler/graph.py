@@ -5,6 +5,8 @@ Whose neighbour a node is, is in `edges.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +38,16 @@ def pass_messages(said_BAX: Tensor, edges: Edges, logit_BSEh: Tensor, query_BSD:
         heard.append((message_SD, (weight_SEh.transpose(1, 2) @ relative_SER[block]).flatten(1)))
     message, source = heard[0] if len(heard) == 1 else (torch.cat(part) for part in zip(*heard, strict=True))
     return torch.unflatten(message, 0, (batch, count)), torch.unflatten(source, 0, (batch, count))
+
+
+def by_rows(step: Callable[..., Tensor], *value_BSX: Tensor) -> Tensor:
+    """What `step` makes of nodes each for itself; without gradients by blocks of nodes, which a cache holds."""
+    (batch, count), width = value_BSX[0].shape[:2], value_BSX[0].shape[2]
+    rows = batch * count if torch.is_grad_enabled() else block_rows(2 * width, value_BSX[0].device)
+    if batch * count <= rows:
+        return step(*value_BSX)
+    parts = (torch.split(value.flatten(0, 1), rows) for value in value_BSX)
+    return torch.unflatten(torch.cat([step(*part) for part in zip(*parts, strict=True)]), 0, (batch, count))
 
 
 class EdgeLogits(nn.Module):
@@ -80,14 +92,17 @@ class GraphLayer(nn.Module):
 
     def say(self, x_BSD: Tensor) -> tuple[Tensor | None, Tensor]:
         """The nodes' queries, None for mean messages, and what they say to their neighbours: keys and values, or values alone."""
-        projected = self.qkv(self.norm1(x_BSD))
+        projected = by_rows(lambda x_SD: self.qkv(self.norm1(x_SD)), x_BSD)
         if self.message == "mean":
             return None, projected
-        query_BSD, said_BSX = projected.split((self.graph_width, 2 * self.graph_width), dim=-1)
+        query_BSD, said_BSX = torch.split(projected, [self.graph_width, 2 * self.graph_width], dim=-1)
         return query_BSD, said_BSX
 
     def take(self, x_BSD: Tensor, message_BSD: Tensor, source_BSX: Tensor) -> Tensor:
         """Nodes after what `pass_messages` made them hear. R is linear, so the relative features are averaged first and projected once a node."""
+        return by_rows(self._take, x_BSD, message_BSD, source_BSX)
+
+    def _take(self, x_BSD: Tensor, message_BSD: Tensor, source_BSX: Tensor) -> Tensor:
         x_BSD = x_BSD + self.output(message_BSD + self.relative_value(source_BSX))
         out: Tensor = x_BSD + self.feed(self.norm2(x_BSD))
         return out

@@ -27,7 +27,7 @@ from vitgs.graphsampler.bank import LongBank
 from vitgs.graphsampler.between import run_between
 from vitgs.graphsampler.cells import CELLS
 from vitgs.graphsampler.diversity import check_diversity, choose_diverse
-from vitgs.graphsampler.edges import Edges, build_edges
+from vitgs.graphsampler.edges import SEARCH_WIDTH, Edges, build_edges, search_basis
 from vitgs.graphsampler.encode import Run, encode, log_mass
 from vitgs.graphsampler.glance import AppliedBefore, check_glance, first_block, half_patches, half_patches_through
 from vitgs.graphsampler.graph import Graph
@@ -116,6 +116,9 @@ class GraphSampler(nn.Module):
         self.time = TimeEmbed(clip.frames, size.width, time_std) if attention == "joint" or layers or memory else None
         narrow = min(size.width, GRAPH_WIDTH)
         self.graph = Graph(size.width, narrow, layers, message=message, eps=style.eps) if layers else None
+        basis = search_basis(size.width).to(torch.get_default_device()) if layers and size.width > SEARCH_WIDTH else None
+        self.register_buffer("basis", basis, persistent=False)
+        self.basis: Tensor | None
         self.memory = MemoryBank(size.width, narrow, memory, eps=style.eps, cell=CELLS[cell]) if memory else None
         self.readout = build_readout(readout, size.width, size.heads)
         self.head = nn.Linear(size.width, clip.class_count)
@@ -144,7 +147,7 @@ class GraphSampler(nn.Module):
                 kept, utility, behind = self._relaxed(clip_BTCHW, share, noise, temperature)
             else:
                 kept, utility = self._keep(clip_BTCHW, share, noise)
-            appearance = kept.x_BND
+            appearance = self.appearance(kept.x_BND)
             kept = kept if self.time is None else self.time(kept)
         between = self.graph is not None and self.place == "between"
         if any(self.merges):
@@ -177,6 +180,10 @@ class GraphSampler(nn.Module):
             given = f"merge={self.merge}, place={self.place}, diversity={self.diversity:g}, glance={self.glance}"
             rule = f"{use} needs merge=none, place=behind, diversity=0, and a glance before the blocks"
             raise UsageError(rule, given=given, remedy="train a model with these")
+
+    def appearance(self, x_BSD: Tensor) -> Tensor:
+        """What edges are drawn by, `(B, S, at most SEARCH_WIDTH)`, of embedded patches."""
+        return x_BSD if self.basis is None else x_BSD.detach() @ self.basis
 
     def _shape(self, budget: float) -> tuple[int, int]:
         return kept_shape(self.select, self.decision, budget, self.frames, self.tokens)

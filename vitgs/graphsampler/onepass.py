@@ -53,7 +53,7 @@ def whole(model: GraphSampler, clip_BTCHW: Tensor, chunk_frames: int, budget: fl
         row_BS = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).to(frame_BS).expand(len(frame_BS), -1)
     nodes = before = timed.with_x(encoded_BSD)
     if model.graph is not None:
-        edges = _edges(tokens.x_BND, tokens.position_BN3, counts, k=model.k, grid=grid)
+        edges = _edges(model.appearance(tokens.x_BND), tokens.position_BN3, counts, k=model.k, grid=grid)
         nodes = nodes.with_x(model.graph(nodes.x_BND, edges, bias_BS))
     if model.bank is not None:
         nodes = nodes.with_x(_recalled(model.bank, nodes.x_BND, frame_BS, frames, bias_BS))

@@ -128,7 +128,7 @@ class Streamer:
         past: tuple[Past, ...] = ()
         if model.graph is not None:
             with stage("graph"):
-                nodes, past = self._hear(state, before, kept.x_BND, frames)
+                nodes, past = self._hear(state, before, self.model.appearance(kept.x_BND), frames)
         if model.bank is not None:
             with stage("memory"):
                 x_BSD, bank = model.bank.go_on(nodes, frames, None if state is None else state.bank)

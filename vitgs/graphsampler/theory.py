@@ -96,7 +96,7 @@ def look(model: GraphSampler, clip_BTCHW: Tensor, budget: float) -> Scene:
 def encode(model: GraphSampler, kept: Tokens) -> Passage:
     """Kept tokens through time embedding and ViT."""
     encoded = _through_vit(model, kept)
-    return Passage(encoded=encoded, nodes=without_prefix(encoded), appearance_BSD=kept.x_BND)
+    return Passage(encoded=encoded, nodes=without_prefix(encoded), appearance_BSD=model.appearance(kept.x_BND))
 
 
 def _through_vit(model: GraphSampler, kept: Tokens, run: encoding.Run | None = None) -> Tokens:
