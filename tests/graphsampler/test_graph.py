@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -70,6 +72,22 @@ def test_small_blocks_change_no_edge_and_no_message(window: int, message: str, m
         results.append((edges.node_BSE, edges.valid_BSE, edges.similarity_BSE, edges.relative_BSER, out, gradient))
     for whole, blocked in zip(*results, strict=True):
         assert whole.dtype == blocked.dtype and torch.allclose(whole.double(), blocked.double(), atol=1e-12)
+
+
+@pytest.mark.parametrize("message", ["attention", "mean"])
+def test_without_gradients_rounds_go_by_rows_and_give_the_same(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    appearance, position = nodes(frames=7, tokens=3)
+    graph = Graph(16, 16, 2, message=message, eps=1e-6).double()
+    edges = build_edges(appearance, position, k=4, temporal=2, chunk=3, window=0)
+    x, bias = torch.randn(2, 21, 16).double(), torch.randn(2, 21).double()
+    edges = replace(edges, similarity_BSE=edges.similarity_BSE.double(), relative_BSER=edges.relative_BSER.double())
+    at_once = graph(x, edges, bias)
+    monkeypatch.setattr(edges_module, "CACHED", 160)
+    counts: list[int] = []
+    graph.layers[0].get_submodule("feed").register_forward_pre_hook(lambda _, args: counts.append(args[0].shape[0]))
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x, edges, bias), at_once)
+    assert counts == [5] * 8 + [2]
 
 
 def test_a_node_is_its_own_first_neighbour_and_never_meets_its_own_frame() -> None:

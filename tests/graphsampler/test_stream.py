@@ -94,6 +94,17 @@ def test_one_chunk_as_long_as_the_clip_is_the_model(knobs: Knobs) -> None:
         torch.testing.assert_close(stream(model, clip, 8, budget), model(clip, budget), atol=1e-5, rtol=0)
 
 
+def test_wide_appearance_streams_in_the_directions_that_it_is_compared_in() -> None:
+    torch.manual_seed(0)
+    model, clip = SYSTEM.build("Ti", CLIP, style="digits").eval(), video(8)
+    assert isinstance(model, GraphSampler) and model.basis is not None and "basis" not in model.state_dict()
+    torch.testing.assert_close(stream(model, clip, 8, 0.3), model(clip, 0.3), atol=1e-4, rtol=1e-5)
+    once = whole(model, clip, 3, 0.3, past_chunks=1)
+    torch.testing.assert_close(stream(model, clip, 3, 0.3, past_chunks=1), once, atol=1e-4, rtol=1e-5)
+    state, _ = Streamer(model, 3, 0.3, past_chunks=1).step(None, clip[:, :3])
+    assert state.past[0].appearance_BPD.shape[2] == model.basis.shape[1]
+
+
 def test_what_streams_differs_from_global_selection() -> None:
     model, clip = build(), video(8)
     assert float((stream(model, clip, 4) - model(clip)).abs().max()) > 1e-3
