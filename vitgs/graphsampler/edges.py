@@ -24,8 +24,8 @@ RELATIVE = len(RELATIVE_SCALE)
 FRAME_CELLS = 4.0
 # Parts of a cell and of a frame that positions are told apart by when distances are compared.
 GRID = 2
-# How many chunks around a block are looked at first for what is near, where its run is at least so long and they are at most such a part of it.
-NEAR_CHUNKS, LONG_RUN, NEAR_SHARE = (1, 2), 1024, 0.4
+# Among how many candidates it pays to look for what is near in the chunks beside first.
+LONG_RUN = 1024
 # Most dimensions that appearance is compared in.
 SEARCH_WIDTH = 128
 # Most elements of what a block of nodes is worked on with: what a core's cache holds on a CPU, and few launches elsewhere.
@@ -146,8 +146,8 @@ def _closed(position_BS3: Tensor, block: Block, chunk: int, window: int) -> Tens
     if not window or max(chunks) <= window:
         return closed_BQW
     # By bounds of each row, so that no whole number is kept for a pair.
-    start_Q1 = (torch.arange(block.first, block.last, device=time_BS.device) // chunk * chunk).unsqueeze(1)
-    seen_W = torch.arange(block.low, block.high, device=time_BS.device)
+    own_Q, seen_W = (torch.arange(*span, device=time_BS.device, dtype=torch.int32) for span in ((block.first, block.last), (block.low, block.high)))
+    start_Q1 = (own_Q // chunk * chunk).unsqueeze(1)
     return closed_BQW | (seen_W < start_Q1 - window * chunk) | (seen_W >= start_Q1 + (window + 1) * chunk)
 
 
@@ -171,25 +171,40 @@ def _search(unit_BSD: Tensor, position_BS3: Tensor, block: Block, k: int, tempor
 def _nearest(position_BS3: Tensor, block: Block, closed_BQW: Tensor, count: int, chunk: int) -> tuple[Tensor, Tensor]:
     """The nearest open candidates in time and place, and which of these places are filled, each `(B, Q, count)`.
 
-    Of a long run those of a few chunks around the block are looked at first, where values may be read: mostly no other frame could hold a nearer one.
+    Of a long run, where values may be read, the chunks beside a chunk of nodes are looked at first: where frames are full, no other could be nearer.
     """
-    long = count and closed_BQW.shape[2] >= LONG_RUN and may_read(position_BS3)
-    for chunks in NEAR_CHUNKS if long else ():
-        low = max((block.first // chunk - chunks) * chunk, block.low)
-        high = min(((block.last - 1) // chunk + 1 + chunks) * chunk, block.high)
-        if high - low > NEAR_SHARE * closed_BQW.shape[2]:
+    first, found = block.first, []
+    closer = count > 0 and closed_BQW.shape[2] >= LONG_RUN and may_read(position_BS3)
+    while closer and first < block.last:
+        some = replace(block, first=first, last=min(first + chunk, block.last))
+        near = _nearest_beside(position_BS3, some, closed_BQW[:, first - block.first : some.last - block.first], count, chunk)
+        if near is None:
             break
-        index, there_is, squared_BQ = _nearest_of(
-            position_BS3, replace(block, low=low, high=high), closed_BQW[..., low - block.low : high - block.low], count
-        )
-        time_BS = position_BS3[..., 0]
-        time_BQ = time_BS[:, block.first : block.last]
-        before_BQ = time_BQ - time_BS[:, low - 1, None] if low > block.low else torch.full_like(time_BQ, torch.inf)
-        after_BQ = time_BS[:, high, None] - time_BQ if high < block.high else before_BQ
-        left_out_BQ = (torch.minimum(before_BQ, after_BQ).float() * FRAME_CELLS).square()
-        if bool((there_is.all(dim=2) & (squared_BQ < left_out_BQ)).all()):
-            return index + (low - block.low), there_is
-    return _nearest_of(position_BS3, block, closed_BQW, count)[:2]
+        found.append(near)
+        first = some.last
+    if first < block.last:
+        found.append(_nearest_of(position_BS3, replace(block, first=first), closed_BQW[:, first - block.first :], count)[:2])
+    index, there_is = found[0] if len(found) == 1 else (torch.cat(part, dim=1) for part in zip(*found, strict=True))
+    return index, there_is
+
+
+def _nearest_beside(position_BS3: Tensor, block: Block, closed_BQW: Tensor, count: int, chunk: int) -> tuple[Tensor, Tensor] | None:
+    """The same of the candidates in the block's chunks and those beside them. None where one that is left out could be as near."""
+    low = max((block.first // chunk - 1) * chunk, block.low)
+    high = min(((block.last - 1) // chunk + 2) * chunk, block.high)
+    time_BS = position_BS3[..., 0].float()
+    time_BQ = time_BS[:, block.first : block.last]
+    frames_BQ = torch.full_like(time_BQ, torch.inf)  # to the next that is left out
+    if low > block.low:
+        frames_BQ = torch.minimum(frames_BQ, time_BQ - time_BS[:, low - 1, None])
+    if high < block.high:
+        frames_BQ = torch.minimum(frames_BQ, time_BS[:, high, None] - time_BQ)
+    if float(frames_BQ.min()) <= 1:
+        return None
+    closed = closed_BQW[..., low - block.low : high - block.low]
+    index, there_is, squared_BQ = _nearest_of(position_BS3, replace(block, low=low, high=high), closed, count)
+    sure = there_is.all(dim=2) & (squared_BQ < (FRAME_CELLS * frames_BQ).square())
+    return (index + (low - block.low), there_is) if bool(sure.all()) else None
 
 
 def _nearest_of(position_BS3: Tensor, block: Block, closed_BQW: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -46,7 +46,8 @@ def by_rows(step: Callable[..., Tensor], *value_BSX: Tensor) -> Tensor:
     rows = batch * count if torch.is_grad_enabled() else block_rows(2 * width, value_BSX[0].device)
     if batch * count <= rows:
         return step(*value_BSX)
-    parts = (torch.split(value.flatten(0, 1), rows) for value in value_BSX)
+    even = -(-batch * count // -(-batch * count // rows))
+    parts = (torch.split(value.flatten(0, 1), even) for value in value_BSX)
     return torch.unflatten(torch.cat([step(*part) for part in zip(*parts, strict=True)]), 0, (batch, count))
 
 
