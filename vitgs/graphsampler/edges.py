@@ -123,8 +123,9 @@ def build_edges(appearance_BSD: Tensor, position_BS3: Tensor, *, k: int, tempora
         # A clip that fills a block goes alone; of its chunks as many go together as a block holds, whatever the batch.
         clips = batch if count <= rows else 1
         plan = list(blocks(count, chunk, reach, max(1, rows // clips), max(1, min(reach, rows // chunk))))
+        each = [(unit_BSD, position_BS3)] if clips == batch else zip(torch.split(unit_BSD, 1), torch.split(position_BS3, 1), strict=True)
         found = []
-        for unit, position in zip(torch.split(unit_BSD, clips), torch.split(position_BS3, clips), strict=True):
+        for unit, position in each:
             parts = [_search(unit, position, block, *places, chunk, reach) for block in plan]
             found.append(parts[0] if len(parts) == 1 else [torch.cat(part, dim=1) for part in zip(*parts, strict=True)])
         node, valid, alike = found[0] if len(found) == 1 else (torch.cat(part) for part in zip(*found, strict=True))
@@ -173,18 +174,18 @@ def _nearest(position_BS3: Tensor, block: Block, closed_BQW: Tensor, count: int,
 
     Of a long run, where values may be read, the chunks beside a chunk of nodes are looked at first: where frames are full, no other could be nearer.
     """
+    if not count or closed_BQW.shape[2] < LONG_RUN or not may_read(position_BS3):
+        return _nearest_of(position_BS3, block, closed_BQW, count)[:2]
     first, found = block.first, []
-    closer = count > 0 and closed_BQW.shape[2] >= LONG_RUN and may_read(position_BS3)
-    while closer and first < block.last:
+    while first < block.last:
         some = replace(block, first=first, last=min(first + chunk, block.last))
         near = _nearest_beside(position_BS3, some, closed_BQW[:, first - block.first : some.last - block.first], count, chunk)
         if near is None:
+            found.append(_nearest_of(position_BS3, replace(block, first=first), closed_BQW[:, first - block.first :], count)[:2])
             break
         found.append(near)
         first = some.last
-    if first < block.last:
-        found.append(_nearest_of(position_BS3, replace(block, first=first), closed_BQW[:, first - block.first :], count)[:2])
-    index, there_is = found[0] if len(found) == 1 else (torch.cat(part, dim=1) for part in zip(*found, strict=True))
+    index, there_is = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
     return index, there_is
 
 
