@@ -82,8 +82,8 @@ def relative_features(position_BS3: Tensor, other_BSE3: Tensor) -> Tensor:
     return torch.asinh(scaled)
 
 
-def nearness(position_BQ3: Tensor, other_BW3: Tensor) -> tuple[Tensor, Tensor]:
-    """How near candidates are in time and place, `(B, Q, W)`: minus the squared distance in cells, but for a term of the node's own, `(B, Q, 1)`.
+def nearness(position_BQ3: Tensor, other_BW3: Tensor) -> Tensor:
+    """How near candidates are in time and place, `(B, Q, W)`: minus the squared distance in cells, up to a term of the node's own.
 
     Exact for nodes that see up to 360 frames: positions count from the first node in half cells and half frames, so every term is a whole
     multiple of a quarter and every sum is below 2^24 of them. Rounding thus tells no two equally near nodes apart, whatever the time of the clip.
@@ -94,8 +94,7 @@ def nearness(position_BQ3: Tensor, other_BW3: Tensor) -> tuple[Tensor, Tensor]:
         first = position_BQ3[:, :1]
         scale = torch.tensor((FRAME_CELLS, 1.0, 1.0), device=first.device)
         here, there = (((value - first).float() * GRID).round() * (scale / GRID) for value in (position_BQ3, other_BW3))
-        near_BQW = torch.baddbmm(there.square().sum(dim=-1).unsqueeze(1), here, there.transpose(1, 2), beta=-1, alpha=2)
-        return near_BQW, here.square().sum(dim=-1, keepdim=True)
+        return torch.baddbmm(there.square().sum(dim=-1).unsqueeze(1), here, there.transpose(1, 2), beta=-1, alpha=2)
 
 
 def search_basis(width: int) -> Tensor:
@@ -175,13 +174,13 @@ def _nearest(position_BS3: Tensor, block: Block, closed_BQW: Tensor, count: int,
     Of a long run, where values may be read, the chunks beside a chunk of nodes are looked at first: where frames are full, no other could be nearer.
     """
     if not count or closed_BQW.shape[2] < LONG_RUN or not may_read(position_BS3):
-        return _nearest_of(position_BS3, block, closed_BQW, count)[:2]
+        return _nearest_of(position_BS3, block, closed_BQW, count)
     first, found = block.first, []
     while first < block.last:
         some = replace(block, first=first, last=min(first + chunk, block.last))
         near = _nearest_beside(position_BS3, some, closed_BQW[:, first - block.first : some.last - block.first], count, chunk)
         if near is None:
-            found.append(_nearest_of(position_BS3, replace(block, first=first), closed_BQW[:, first - block.first :], count)[:2])
+            found.append(_nearest_of(position_BS3, replace(block, first=first), closed_BQW[:, first - block.first :], count))
             break
         found.append(near)
         first = some.last
@@ -203,17 +202,19 @@ def _nearest_beside(position_BS3: Tensor, block: Block, closed_BQW: Tensor, coun
     if float(frames_BQ.min()) <= 1:
         return None
     closed = closed_BQW[..., low - block.low : high - block.low]
-    index, there_is, squared_BQ = _nearest_of(position_BS3, replace(block, low=low, high=high), closed, count)
+    index, there_is = _nearest_of(position_BS3, replace(block, low=low, high=high), closed, count)
+    apart_BQE3 = (neighbours(position_BS3, index + low) - position_BS3[:, block.first : block.last].unsqueeze(2)).float()
+    squared_BQ = (apart_BQE3 * apart_BQE3.new_tensor((FRAME_CELLS, 1.0, 1.0))).square().sum(dim=3).amax(dim=2)
     sure = there_is.all(dim=2) & (squared_BQ < (FRAME_CELLS * frames_BQ).square())
     return (index + (low - block.low), there_is) if bool(sure.all()) else None
 
 
-def _nearest_of(position_BS3: Tensor, block: Block, closed_BQW: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The same of all candidates; and the squared distance of the last of them in cells, `(B, Q)`."""
-    near_BQW, own_BQ1 = nearness(position_BS3[:, block.first : block.last], position_BS3[:, block.low : block.high])
-    furthest = torch.finfo(near_BQW.dtype).min
-    near = near_BQW.masked_fill_(closed_BQW, furthest).topk(count, dim=2)
-    return near.indices, near.values > furthest, (own_BQ1 - near.values).amax(dim=2) if count else own_BQ1.squeeze(2)
+def _nearest_of(position_BS3: Tensor, block: Block, closed_BQW: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The same of all candidates."""
+    closeness = nearness(position_BS3[:, block.first : block.last], position_BS3[:, block.low : block.high])
+    furthest = torch.finfo(closeness.dtype).min
+    near = closeness.masked_fill_(closed_BQW, furthest).topk(count, dim=2)
+    return near.indices, near.values > furthest
 
 
 def neighbours(value_BSD: Tensor, node_BSE: Tensor) -> Tensor:
