@@ -157,7 +157,7 @@ def compare(
     timed = rows.interleaved(calls, seconds=seconds, target=TARGET_HALF_WIDTH, device=device, anchor=OURS)
     foreign = machine.foreign_share(before, machine.cpu_times())
     blocks = {name: timing.blocks_ms for name, timing in timed.items()}
-    stages = {name: stage_times(calls[name], seconds=seconds / 20, device=device) for name in (OURS, GIVEN)}
+    stages = {name: stage_times(calls[name], seconds=seconds / 4, device=device) for name in (OURS, GIVEN)}
     median_ms = {name: clock.estimate(taken).value or 0.0 for name, taken in blocks.items()}
     extra = extra_ms(median_ms[OURS], stages[OURS].share, median_ms[GIVEN], stages[GIVEN].share)
     fewer = None if subjects.mean_macs is None else subjects.mean_macs / macs

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from vitgs.graphsampler import edges as edges_module
 from vitgs.graphsampler.edges import SEARCH_WIDTH, blocks, build_edges, nearness, neighbours, relative_features, search_basis
-from vitgs.graphsampler.graph import Graph, pass_messages
+from vitgs.graphsampler.graph import Graph, GraphLayer, pass_messages
 
 
 def nodes(frames: int, tokens: int, width: int = 16, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,7 +75,7 @@ def test_small_blocks_change_no_edge_and_no_message(window: int, message: str, m
 
 
 @pytest.mark.parametrize("message", ["attention", "mean"])
-def test_without_gradients_rounds_go_by_rows_and_give_the_same(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_gradients_rounds_go_clip_by_clip_and_give_the_same(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     appearance, position = nodes(frames=7, tokens=3)
     graph = Graph(16, 16, 2, message=message, eps=1e-6).double()
     edges = build_edges(appearance, position, k=4, temporal=2, chunk=3, window=0)
@@ -84,10 +84,10 @@ def test_without_gradients_rounds_go_by_rows_and_give_the_same(message: str, mon
     at_once = graph(x, edges, bias)
     monkeypatch.setattr(edges_module, "CACHED", 160)
     counts: list[int] = []
-    graph.layers[0].get_submodule("feed").register_forward_pre_hook(lambda _, args: counts.append(args[0].shape[0]))
+    graph.layers[0].get_submodule("feed").register_forward_pre_hook(lambda _, args: counts.append(args[0].shape[:2].numel()))
     with torch.no_grad():
         torch.testing.assert_close(graph(x, edges, bias), at_once)
-    assert counts == [5] * 8 + [2]
+    assert counts == [21, 21]
 
 
 def test_a_node_is_its_own_first_neighbour_and_never_meets_its_own_frame() -> None:
@@ -119,6 +119,23 @@ def test_relative_features_carry_velocity_in_units_of_order_one() -> None:
     there = torch.tensor([[[[2.0, 0.5, 0.0]]]])
     dt, dy, dx, vy, vx, squared = relative_features(here, there)[0, 0, 0].sinh().tolist()
     assert (round(dt, 5), round(dy, 5), round(dx, 5), round(vy, 5), round(vx, 5), round(squared, 5)) == (2.0, 1.0, 0.0, 3.0, 0.0, 0.25)
+
+
+@pytest.mark.parametrize("message", ["attention", "mean"])
+def test_where_nothing_is_learned_messages_are_the_same(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    appearance, position = nodes(frames=7, tokens=3)
+    edges = build_edges(appearance, position, k=4, temporal=2, chunk=3, window=0)
+    graph = Graph(16, 12, 1, message=message, eps=1e-6)
+    logit_BSEh = graph.logits(edges, torch.randn(2, 21))[0]
+    layer = graph.layers[0]
+    assert isinstance(layer, GraphLayer)
+    query, said = layer.say(appearance)
+    learned = pass_messages(said, edges, logit_BSEh, query)
+    for cached in (2**20, 100):
+        monkeypatch.setattr(edges_module, "CACHED", cached)
+        with torch.no_grad():
+            for got, expected in zip(pass_messages(said, edges, logit_BSEh, query), learned, strict=True):
+                torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_messages_come_from_neighbours_alone() -> None:
@@ -193,37 +210,6 @@ def test_equally_near_nodes_have_equal_nearness() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         near = nearness(queries, queries).double()
     assert torch.equal(near - near.diagonal(dim1=1, dim2=2).unsqueeze(2), -exact)
-
-
-@pytest.mark.parametrize("share", [1.0, 0.6, 0.2])
-def test_looking_close_by_first_finds_the_same_nearest(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    frames, rows = 20, 6
-    generator = torch.Generator().manual_seed(0)
-    kept = (torch.rand(frames * rows * rows, generator=generator) <= share).nonzero().squeeze(1)
-    # What is kept is spread unevenly, and a stretch of frames is empty.
-    kept = kept[(kept % 7 != 0) & ((kept < 5 * 36) | (kept >= 9 * 36))] if share < 1 else kept
-    position = torch.stack([kept // 36, kept % 36 // 6, kept % 6], dim=1).float().unsqueeze(0)
-    appearance = torch.randn(1, len(kept), 8, generator=generator)
-    looked: list[bool] = []
-    nearest_of = edges_module._nearest_of
-
-    def watched(position_BS3: torch.Tensor, block: edges_module.Block, closed_BQW: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
-        looked.append(block.high - block.low < len(kept))
-        return nearest_of(position_BS3, block, closed_BQW, count)
-
-    monkeypatch.setattr(edges_module, "_nearest_of", watched)
-    monkeypatch.setattr(edges_module, "CACHED", 2_000)
-    found = []
-    for long_run in (1, 10**9):
-        monkeypatch.setattr(edges_module, "LONG_RUN", long_run)
-        looked.clear()
-        with torch.no_grad():
-            found.append(build_edges(appearance, position, k=3, temporal=2, chunk=-(-len(kept) // frames), window=0))
-        assert any(looked) == (long_run == 1)
-    squared = [
-        ((neighbours(position, e.node_BSE)[..., -2:, :] - position.unsqueeze(2)) * torch.tensor([4.0, 1.0, 1.0])).square().sum(-1) for e in found
-    ]
-    assert torch.equal(squared[0], squared[1]) and torch.equal(found[0].node_BSE[..., :4], found[1].node_BSE[..., :4])
 
 
 def test_a_clip_that_fills_a_block_goes_alone_and_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,20 @@ def test_pooling_by_frame_equals_a_loop_over_frames() -> None:
                 torch.testing.assert_close(pooled[b, t], expected, atol=1e-5, rtol=1e-5)
 
 
+def test_where_nothing_is_learned_the_memory_does_the_same() -> None:
+    torch.manual_seed(0)
+    bank = MemoryBank(8, 6, 3, eps=1e-6)
+    nn.init.normal_(bank.read.weight)
+    nn.init.normal_(bank.read.bias)
+    # Frames without nodes, and nodes that aren't in time order.
+    x, frame, bias = torch.randn(2, 9, 8), torch.tensor([[4, 0, 1, 3, 3, 0, 3, 4, 4], [0, 1, 1, 1, 1, 2, 2, 4, 4]]), torch.randn(2, 9)
+    bias[1, 5:7] -= 200
+    learned = bank(x, frame, 6, bias)
+    with torch.no_grad():
+        for got, expected in zip(bank(x, frame, 6, bias), learned, strict=True):
+            torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["gru", "rnn"])
 def test_the_update_is_torchs_cell_that_skips_empty_frames(name: str) -> None:
     torch.manual_seed(0)

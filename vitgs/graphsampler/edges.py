@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vitgs.backbone.runs import may_read
+from vitgs.graphsampler.long_search import Seen, close, see
 
 # Relative features in units of order 1: frames, half cells, and velocity in twelfths of a cell a frame. Smaller units made the graph useless.
 RELATIVE_SCALE = (1.0, 2.0, 2.0, 12.0, 12.0, 1.0)
@@ -24,8 +25,8 @@ RELATIVE = len(RELATIVE_SCALE)
 FRAME_CELLS = 4.0
 # Parts of a cell and of a frame that positions are told apart by when distances are compared.
 GRID = 2
-# Among how many candidates it pays to look for what is near in the chunks beside first.
-LONG_RUN = 1024
+# Among how many candidates it pays to read where frames and nodes lie.
+LONG_RUN = 640
 # Most dimensions that appearance is compared in.
 SEARCH_WIDTH = 128
 # Most elements of what a block of nodes is worked on with: what a core's cache holds on a CPU, and few launches elsewhere.
@@ -43,6 +44,10 @@ class Edges:
     valid_BSE: Tensor
     similarity_BSE: Tensor
     relative_BSER: Tensor
+
+    def of(self, clips: slice) -> Edges:
+        """Those of some clips of the batch."""
+        return Edges(self.node_BSE[clips], self.valid_BSE[clips], self.similarity_BSE[clips], self.relative_BSER[clips])
 
 
 @dataclass(frozen=True)
@@ -122,10 +127,12 @@ def build_edges(appearance_BSD: Tensor, position_BS3: Tensor, *, k: int, tempora
         # A clip that fills a block goes alone; of its chunks as many go together as a block holds, whatever the batch.
         clips = batch if count <= rows else 1
         plan = list(blocks(count, chunk, reach, max(1, rows // clips), max(1, min(reach, rows // chunk))))
+        readable = clips == 1 and places[1] and sight >= LONG_RUN and may_read(position_BS3)
         each = [(unit_BSD, position_BS3)] if clips == batch else zip(torch.split(unit_BSD, 1), torch.split(position_BS3, 1), strict=True)
         found = []
         for unit, position in each:
-            parts = [_search(unit, position, block, *places, chunk, reach) for block in plan]
+            seen = see(position, places[1], FRAME_CELLS, chunk, reach) if readable else None
+            parts = [_search(unit, position, block, *places, chunk, reach, seen) for block in plan]
             found.append(parts[0] if len(parts) == 1 else [torch.cat(part, dim=1) for part in zip(*parts, strict=True)])
         node, valid, alike = found[0] if len(found) == 1 else (torch.cat(part) for part in zip(*found, strict=True))
         itself = torch.arange(count, device=node.device)[None, :, None].expand(batch, -1, 1)
@@ -151,14 +158,22 @@ def _closed(position_BS3: Tensor, block: Block, chunk: int, window: int) -> Tens
     return closed_BQW | (seen_W < start_Q1 - window * chunk) | (seen_W >= start_Q1 + (window + 1) * chunk)
 
 
-def _search(unit_BSD: Tensor, position_BS3: Tensor, block: Block, k: int, temporal: int, chunk: int, window: int) -> tuple[Tensor, Tensor, Tensor]:
+def _search(
+    unit_BSD: Tensor, position_BS3: Tensor, block: Block, k: int, temporal: int, chunk: int, window: int, seen: Seen | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """For each node of a block the others it is joined to, which of these places are filled, and the cosines, each `(B, Q, k + temporal)`."""
-    own, seen = slice(block.first, block.last), slice(block.low, block.high)
-    closed = _closed(position_BS3, block, chunk, window)
-    similarity = unit_BSD[:, own] @ unit_BSD[:, seen].transpose(1, 2)
+    own, run, candidates = slice(block.first, block.last), slice(block.low, block.high), block.high - block.low
+    similarity = unit_BSD[:, own] @ unit_BSD[:, run].transpose(1, 2)
     lowest = torch.finfo(similarity.dtype).min
-    like = similarity.masked_fill_(closed, lowest).topk(min(k, closed.shape[2]), dim=2)
-    near, there_is = _nearest(position_BS3, block, closed, min(temporal, closed.shape[2]), chunk)
+    if seen is None:
+        closed = _closed(position_BS3, block, chunk, window)
+        similarity.masked_fill_(closed, lowest)
+        near, there_is = _nearest(position_BS3, block, closed, min(temporal, candidates))
+    else:
+        close(similarity, block.first, block.low, seen, chunk, window)
+        near = seen.nearest_1SE[:, own] - block.low
+        there_is = torch.ones_like(near, dtype=torch.bool)
+    like = similarity.topk(min(k, candidates), dim=2)
     # A temporal neighbour that is also among the most similar counts once.
     twice = (near.unsqueeze(3) == like.indices.unsqueeze(2)).any(dim=3)
     place = torch.cat([like.indices, near], dim=2)
@@ -168,49 +183,8 @@ def _search(unit_BSD: Tensor, position_BS3: Tensor, block: Block, k: int, tempor
     return (F.pad(place + block.low, (0, spare)), F.pad(valid, (0, spare)), F.pad(alike, (0, spare))) if spare else (place + block.low, valid, alike)
 
 
-def _nearest(position_BS3: Tensor, block: Block, closed_BQW: Tensor, count: int, chunk: int) -> tuple[Tensor, Tensor]:
-    """The nearest open candidates in time and place, and which of these places are filled, each `(B, Q, count)`.
-
-    Of a long run, where values may be read, the chunks beside a chunk of nodes are looked at first: where frames are full, no other could be nearer.
-    """
-    if not count or closed_BQW.shape[2] < LONG_RUN or not may_read(position_BS3):
-        return _nearest_of(position_BS3, block, closed_BQW, count)
-    first, found = block.first, []
-    while first < block.last:
-        some = replace(block, first=first, last=min(first + chunk, block.last))
-        near = _nearest_beside(position_BS3, some, closed_BQW[:, first - block.first : some.last - block.first], count, chunk)
-        if near is None:
-            found.append(_nearest_of(position_BS3, replace(block, first=first), closed_BQW[:, first - block.first :], count))
-            break
-        found.append(near)
-        first = some.last
-    index, there_is = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
-    return index, there_is
-
-
-def _nearest_beside(position_BS3: Tensor, block: Block, closed_BQW: Tensor, count: int, chunk: int) -> tuple[Tensor, Tensor] | None:
-    """The same of the candidates in the block's chunks and those beside them. None where one that is left out could be as near."""
-    low = max((block.first // chunk - 1) * chunk, block.low)
-    high = min(((block.last - 1) // chunk + 2) * chunk, block.high)
-    time_BS = position_BS3[..., 0].float()
-    time_BQ = time_BS[:, block.first : block.last]
-    frames_BQ = torch.full_like(time_BQ, torch.inf)  # to the next that is left out
-    if low > block.low:
-        frames_BQ = torch.minimum(frames_BQ, time_BQ - time_BS[:, low - 1, None])
-    if high < block.high:
-        frames_BQ = torch.minimum(frames_BQ, time_BS[:, high, None] - time_BQ)
-    if float(frames_BQ.min()) <= 1:
-        return None
-    closed = closed_BQW[..., low - block.low : high - block.low]
-    index, there_is = _nearest_of(position_BS3, replace(block, low=low, high=high), closed, count)
-    apart_BQE3 = (neighbours(position_BS3, index + low) - position_BS3[:, block.first : block.last].unsqueeze(2)).float()
-    squared_BQ = (apart_BQE3 * apart_BQE3.new_tensor((FRAME_CELLS, 1.0, 1.0))).square().sum(dim=3).amax(dim=2)
-    sure = there_is.all(dim=2) & (squared_BQ < (FRAME_CELLS * frames_BQ).square())
-    return (index + (low - block.low), there_is) if bool(sure.all()) else None
-
-
-def _nearest_of(position_BS3: Tensor, block: Block, closed_BQW: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The same of all candidates."""
+def _nearest(position_BS3: Tensor, block: Block, closed_BQW: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The nearest open candidates in time and place, and which of these places are filled, each `(B, Q, count)`."""
     closeness = nearness(position_BS3[:, block.first : block.last], position_BS3[:, block.low : block.high])
     furthest = torch.finfo(closeness.dtype).min
     near = closeness.masked_fill_(closed_BQW, furthest).topk(count, dim=2)

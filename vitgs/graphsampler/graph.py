@@ -5,11 +5,11 @@ Whose neighbour a node is, is in `edges.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
+from vitgs.backbone.runs import may_read
+from vitgs.graphsampler.bags import weigh_heads
 from vitgs.graphsampler.edges import RELATIVE, Edges, block_rows, flat_nodes, neighbours
 
 
@@ -24,6 +24,9 @@ def pass_messages(said_BAX: Tensor, edges: Edges, logit_BSEh: Tensor, query_BSD:
     logit_SEh, relative_SER = logit_BSEh.flatten(0, 1), edges.relative_BSER.flatten(0, 1)
     query_Shd = None if query_BSD is None else torch.unflatten(query_BSD.flatten(0, 1), -1, (heads, -1))
     rows = block_rows(places * width, said_BAX.device)
+    if may_read(said_BAX):
+        message, source = _by_bags(said_NX, node_SE, logit_SEh, relative_SER, query_Shd)
+        return torch.unflatten(message, 0, (batch, count)), torch.unflatten(source, 0, (batch, count))
     heard = []
     for first in range(0, batch * count, rows):
         block = slice(first, first + rows)
@@ -40,15 +43,19 @@ def pass_messages(said_BAX: Tensor, edges: Edges, logit_BSEh: Tensor, query_BSD:
     return torch.unflatten(message, 0, (batch, count)), torch.unflatten(source, 0, (batch, count))
 
 
-def by_rows(step: Callable[..., Tensor], *value_BSX: Tensor) -> Tensor:
-    """What `step` makes of nodes each for itself; without gradients by blocks of nodes, which a cache holds."""
-    (batch, count), width = value_BSX[0].shape[:2], value_BSX[0].shape[2]
-    rows = batch * count if torch.is_grad_enabled() else block_rows(2 * width, value_BSX[0].device)
-    if batch * count <= rows:
-        return step(*value_BSX)
-    even = -(-batch * count // -(-batch * count // rows))
-    parts = (torch.split(value.flatten(0, 1), even) for value in value_BSX)
-    return torch.unflatten(torch.cat([step(*part) for part in zip(*parts, strict=True)]), 0, (batch, count))
+def _by_bags(said_NX: Tensor, node_SE: Tensor, logit_SEh: Tensor, relative_SER: Tensor, query_Shd: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same of all clips' nodes where nothing is learned: values are weighed where they lie, and only keys are copied, block by block."""
+    score_SEh, value_NX = logit_SEh, said_NX
+    if query_Shd is not None:
+        key_NX, value_NX = (part.contiguous() for part in said_NX.chunk(2, dim=1))
+        scaled_S1hd, rows = (query_Shd * query_Shd.shape[2] ** -0.5).unsqueeze(1), block_rows(2 * node_SE.shape[1] * key_NX.shape[1], key_NX.device)
+        products = []
+        for node, scaled in zip(torch.split(node_SE, rows), torch.split(scaled_S1hd, rows), strict=True):
+            key_SEhd = key_NX.index_select(0, node.flatten()).view(*node.shape, *scaled.shape[2:])
+            products.append(key_SEhd.mul_(scaled).sum(dim=3))
+        score_SEh = torch.cat(products).add_(score_SEh)
+    weight_SEh = score_SEh.softmax(dim=1)
+    return weigh_heads(value_NX, node_SE, weight_SEh), (weight_SEh.transpose(1, 2) @ relative_SER).flatten(1)
 
 
 class EdgeLogits(nn.Module):
@@ -93,7 +100,7 @@ class GraphLayer(nn.Module):
 
     def say(self, x_BSD: Tensor) -> tuple[Tensor | None, Tensor]:
         """The nodes' queries, None for mean messages, and what they say to their neighbours: keys and values, or values alone."""
-        projected = by_rows(lambda x_SD: self.qkv(self.norm1(x_SD)), x_BSD)
+        projected: Tensor = self.qkv(self.norm1(x_BSD))
         if self.message == "mean":
             return None, projected
         query_BSD, said_BSX = torch.split(projected, [self.graph_width, 2 * self.graph_width], dim=-1)
@@ -101,9 +108,6 @@ class GraphLayer(nn.Module):
 
     def take(self, x_BSD: Tensor, message_BSD: Tensor, source_BSX: Tensor) -> Tensor:
         """Nodes after what `pass_messages` made them hear. R is linear, so the relative features are averaged first and projected once a node."""
-        return by_rows(self._take, x_BSD, message_BSD, source_BSX)
-
-    def _take(self, x_BSD: Tensor, message_BSD: Tensor, source_BSX: Tensor) -> Tensor:
         x_BSD = x_BSD + self.output(message_BSD + self.relative_value(source_BSX))
         out: Tensor = x_BSD + self.feed(self.norm2(x_BSD))
         return out
@@ -119,7 +123,14 @@ class Graph(nn.Module):
         self.layers = nn.ModuleList(GraphLayer(width, graph_width, heads, message=message, eps=eps) for _ in range(layers))
 
     def forward(self, x_BSD: Tensor, edges: Edges, bias_BS: Tensor | None) -> Tensor:
-        """Nodes `(B, S, D)` after all rounds; `bias_BS`: their log utility."""
+        """Nodes `(B, S, D)` after all rounds; `bias_BS`: their log utility. Where nothing is learned, as many clips at once as a cache holds."""
+        at_once = max(1, block_rows(x_BSD.shape[2], x_BSD.device) // x_BSD.shape[1]) if may_read(x_BSD) else len(x_BSD)
+        if len(x_BSD) <= at_once:
+            return self._rounds(x_BSD, edges, bias_BS)
+        parts = [slice(first, first + at_once) for first in range(0, len(x_BSD), at_once)]
+        return torch.cat([self._rounds(x_BSD[part], edges.of(part), None if bias_BS is None else bias_BS[part]) for part in parts])
+
+    def _rounds(self, x_BSD: Tensor, edges: Edges, bias_BS: Tensor | None) -> Tensor:
         for layer, logit_BSEh in zip(self.layers, self.logits(edges, bias_BS), strict=True):
             x_BSD = layer(x_BSD, edges, logit_BSEh)
         return x_BSD

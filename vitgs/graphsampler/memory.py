@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vitgs.backbone.runs import may_read
+from vitgs.graphsampler.bags import weigh_groups, weigh_rows
 from vitgs.graphsampler.cells import CELLS, Cell, run_cell
 
 
@@ -25,14 +27,24 @@ def pool_by_frame(value_BSD: Tensor, logit_BSM: Tensor, frame_BS: Tensor, frames
     lowest_BTM = logit_BSM.new_full((batch, frames, slots), torch.finfo(logit_BSM.dtype).min)
     peak_BTM = lowest_BTM.scatter_reduce(1, frame_BSM, logit_BSM.detach(), "amax")
     weight_BSM = (logit_BSM - peak_BTM.gather(1, frame_BSM)).exp()
-    weighted_BSX = (weight_BSM.unsqueeze(-1) * value_BSD.unsqueeze(2)).flatten(2)
-    packed_BSY = torch.cat([weighted_BSX, weight_BSM, torch.ones_like(weight_BSM[..., :1])], dim=2)
-    index_BSY = frame_BS.unsqueeze(-1).expand(-1, -1, packed_BSY.shape[2])
-    total_BTY = packed_BSY.new_zeros(batch, frames, packed_BSY.shape[2]).scatter_add(1, index_BSY, packed_BSY)
-    width = value_BSD.shape[2]
-    top, weight, held = torch.split(total_BTY, [slots * width, slots, 1], dim=2)
+    one_BS1 = torch.ones_like(weight_BSM[..., :1])
+    if may_read(value_BSD):
+        row_N = (torch.arange(batch, device=frame_BS.device).unsqueeze(1) * frames + frame_BS).flatten()
+        top = torch.unflatten(weigh_groups(value_BSD.flatten(0, 1), weight_BSM.flatten(0, 1), row_N, batch * frames), 0, (batch, frames))
+        weight, held = torch.split(scattered(torch.cat([weight_BSM, one_BS1], dim=2), frame_BS, frames), [slots, 1], dim=2)
+    else:
+        weighted_BSX = (weight_BSM.unsqueeze(-1) * value_BSD.unsqueeze(2)).flatten(2)
+        total_BTX = scattered(torch.cat([weighted_BSX, weight_BSM, one_BS1], dim=2), frame_BS, frames)
+        top, weight, held = torch.split(total_BTX, [weighted_BSX.shape[2], slots, 1], dim=2)
+        top = torch.unflatten(top, 2, (slots, -1))
     # The best node of a frame weighs 1, so only a frame without nodes is below that.
-    return torch.unflatten(top, 2, (slots, width)) / weight.unsqueeze(-1).clamp_min(1.0), held.squeeze(-1) > 0
+    return top / weight.unsqueeze(-1).clamp_min(1.0), held.squeeze(-1) > 0
+
+
+def scattered(value_BSY: Tensor, frame_BS: Tensor, frames: int) -> Tensor:
+    """The sums over each frame's nodes, `(B, T, Y)`."""
+    zeros_BTY = value_BSY.new_zeros(len(value_BSY), frames, value_BSY.shape[2])
+    return zeros_BTY.scatter_add(1, frame_BS.unsqueeze(-1).expand(-1, -1, value_BSY.shape[2]), value_BSY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +100,21 @@ class MemoryBank(nn.Module):
     def tell(self, x_BSD: Tensor, frame_BS: Tensor, logit_BSM: Tensor, states_BTMW: Tensor) -> Tensor:
         """The nodes after they have read the state of their own time, `(B, S, D)`."""
         address_BSM = logit_BSM.softmax(dim=-1)
+        if may_read(x_BSD):
+            # What a slot says is projected once a frame and not once a node; the addresses of a node add up to 1, and so does its bias.
+            said_NX, row_BSM = self.read(states_BTMW).flatten(0, 2).to(x_BSD.dtype), slot_rows(frame_BS, states_BTMW.shape[1], self.slots)
+            return weigh_rows(said_NX, row_BSM.flatten(0, 1), address_BSM.flatten(0, 1)).view_as(x_BSD).add_(x_BSD)
         index = frame_BS[:, :, None].expand(-1, -1, self.slots * self.width)
         own_BSMW = torch.unflatten(states_BTMW.flatten(2).gather(1, index), 2, (self.slots, self.width))
         read_BSW = (address_BSM.unsqueeze(2) @ own_BSMW).squeeze(2)
         out_BSD: Tensor = x_BSD + self.read(read_BSW)
         return out_BSD
+
+
+def slot_rows(frame_BS: Tensor, frames: int, slots: int) -> Tensor:
+    """Where the slots of each node's frame lie among all clips' frames and slots put one behind the other, `(B, S, M)`."""
+    clip_B1 = torch.arange(len(frame_BS), device=frame_BS.device).unsqueeze(1)
+    return ((clip_B1 * frames + frame_BS) * slots).unsqueeze(2) + torch.arange(slots, device=frame_BS.device)
 
 
 def gap_features(since_B_: Tensor, dtype: torch.dtype) -> Tensor:
