@@ -36,8 +36,9 @@ def both_ways(position_1S3: Tensor, window: int, monkeypatch: pytest.MonkeyPatch
     read: list[bool] = []
     see = long_search.see
 
-    def watched(*args: object) -> long_search.Seen | None:
-        read.append((seen := see(*args)) is not None)  # type: ignore[arg-type]
+    def watched(position_1S3: Tensor, temporal: int, frame_cells: float, chunk: int, window: int) -> long_search.Seen | None:
+        seen = see(position_1S3, temporal, frame_cells, chunk, window)
+        read.append(seen is not None)
         return seen
 
     monkeypatch.setattr(edges_module, "see", watched)
