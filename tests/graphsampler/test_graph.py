@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from vitgs.graphsampler import edges as edges_module
+from vitgs.graphsampler import messages
 from vitgs.graphsampler.edges import SEARCH_WIDTH, blocks, build_edges, nearness, neighbours, relative_features, search_basis
-from vitgs.graphsampler.graph import Graph, GraphLayer, pass_messages
+from vitgs.graphsampler.graph import Graph, GraphLayer
+from vitgs.graphsampler.messages import pass_messages
 
 
 def nodes(frames: int, tokens: int, width: int = 16, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,10 +123,13 @@ def test_relative_features_carry_velocity_in_units_of_order_one() -> None:
     assert (round(dt, 5), round(dy, 5), round(dx, 5), round(vy, 5), round(vx, 5), round(squared, 5)) == (2.0, 1.0, 0.0, 3.0, 0.0, 0.25)
 
 
+@pytest.mark.parametrize("window", [0, 1])
 @pytest.mark.parametrize("message", ["attention", "mean"])
-def test_where_nothing_is_learned_messages_are_the_same(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_forms_of_a_round_give_the_same(message: str, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By pairs where it is learned, by bags or blocks where it isn't, also where places have no neighbour."""
     appearance, position = nodes(frames=7, tokens=3)
-    edges = build_edges(appearance, position, k=4, temporal=2, chunk=3, window=0)
+    edges = build_edges(appearance, position, k=4, temporal=2, chunk=3, window=window)
+    assert not edges.valid_BSE.all()
     graph = Graph(16, 12, 1, message=message, eps=1e-6)
     logit_BSEh = graph.logits(edges, torch.randn(2, 21))[0]
     layer = graph.layers[0]
@@ -133,9 +138,28 @@ def test_where_nothing_is_learned_messages_are_the_same(message: str, monkeypatc
     learned = pass_messages(said, edges, logit_BSEh, query)
     for cached in (2**20, 100):
         monkeypatch.setattr(edges_module, "CACHED", cached)
-        with torch.no_grad():
-            for got, expected in zip(pass_messages(said, edges, logit_BSEh, query), learned, strict=True):
-                torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+        for readable in (True, False):
+            monkeypatch.setattr(messages, "may_read", lambda _, readable=readable: readable)
+            with torch.no_grad():
+                for got, expected in zip(pass_messages(said, edges, logit_BSEh, query), learned, strict=True):
+                    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("message", ["attention", "mean"])
+def test_few_nodes_learn_the_same_by_pairs_as_many_by_blocks(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    appearance, position = nodes(frames=7, tokens=3)
+    edges = build_edges(appearance, position, k=4, temporal=2, chunk=3, window=1)
+    edges = replace(edges, similarity_BSE=edges.similarity_BSE.double(), relative_BSER=edges.relative_BSER.double())
+    graph = Graph(16, 12, 2, message=message, eps=1e-6).double()
+    bias = torch.randn(2, 21).double().requires_grad_()
+    gradients, by_blocks = [], messages._by_blocks
+    for few in (True, False):
+        monkeypatch.setattr(messages, "pairs_take_less", lambda *_, few=few: few)
+        monkeypatch.setattr(messages, "_by_blocks", None if few else by_blocks)
+        out = graph(appearance.double(), edges, bias)
+        gradients.append(torch.autograd.grad(out.square().sum(), [bias, *graph.parameters()]))
+    for pairs, blocked in zip(*gradients, strict=True):
+        torch.testing.assert_close(pairs, blocked, atol=1e-10, rtol=1e-8)
 
 
 def test_messages_come_from_neighbours_alone() -> None:

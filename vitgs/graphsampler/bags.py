@@ -7,6 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def flat_rows(row_B_: Tensor, count: int) -> Tensor:
+    """Rows of each clip's table of `count` rows, as rows of all clips' tables put one behind the other; one or more dimensions beside the clips."""
+    batch = len(row_B_)
+    return row_B_ if batch == 1 else row_B_ + torch.arange(batch, device=row_B_.device).view(-1, *[1] * (row_B_.dim() - 1)) * count
+
+
 def weigh_rows(value_NX: Tensor, row_RE: Tensor, weight_RE: Tensor) -> Tensor:
     """sum_e w_re v[row_re], `(R, X)`."""
     return F.embedding_bag(row_RE, value_NX, mode="sum", per_sample_weights=weight_RE.to(value_NX.dtype))

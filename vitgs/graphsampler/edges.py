@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitgs.backbone.runs import may_read
+from vitgs.graphsampler.bags import flat_rows
 from vitgs.graphsampler.long_search import Seen, close, see
 
 # Relative features in units of order 1: frames, half cells, and velocity in twelfths of a cell a frame. Smaller units made the graph useless.
@@ -194,10 +195,4 @@ def _nearest(position_BS3: Tensor, block: Block, closed_BQW: Tensor, count: int)
 def neighbours(value_BSD: Tensor, node_BSE: Tensor) -> Tensor:
     """The values of each node's neighbours, `(B, S, E, D)`."""
     width = value_BSD.shape[2]
-    return value_BSD.reshape(-1, width).index_select(0, flat_nodes(node_BSE, value_BSD.shape[1]).flatten()).view(*node_BSE.shape, width)
-
-
-def flat_nodes(node_BSE: Tensor, count: int) -> Tensor:
-    """The same nodes as rows of all clips of a batch put one behind the other, `count` nodes each."""
-    batch = node_BSE.shape[0]
-    return node_BSE if batch == 1 else node_BSE + torch.arange(batch, device=node_BSE.device)[:, None, None] * count
+    return value_BSD.reshape(-1, width).index_select(0, flat_rows(node_BSE, value_BSD.shape[1]).flatten()).view(*node_BSE.shape, width)

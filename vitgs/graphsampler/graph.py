@@ -1,6 +1,6 @@
-"""Message passing over the graph of kept tokens: the round of messages as a pure function, and modules for what is learned.
+"""Message passing over the graph of kept tokens: the modules for what is learned.
 
-Whose neighbour a node is, is in `edges.py`.
+Whose neighbour a node is, is in `edges.py`; a round of messages, as a pure function, in `messages.py`.
 """
 
 from __future__ import annotations
@@ -9,53 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from vitgs.backbone.runs import may_read
-from vitgs.graphsampler.bags import weigh_heads
-from vitgs.graphsampler.edges import RELATIVE, Edges, block_rows, flat_nodes, neighbours
-
-
-def pass_messages(said_BAX: Tensor, edges: Edges, logit_BSEh: Tensor, query_BSD: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What each node hears `(B, S, D)`, and where from: its neighbours' relative features averaged for each head, `(B, S, h * 6)`.
-
-    a_ij = softmax_j(q_i . k_j / sqrt(d) + e_ij); heard_i = sum_j a_ij v_j; from_i = sum_j a_ij rel_ij. `said_BAX` holds the keys and values of all
-    nodes side by side, or with no `query_BSD` the values alone, and then edges weigh e_ij. It goes by blocks of nodes, which a cache holds.
-    """
-    (batch, count, places, heads), width = logit_BSEh.shape, said_BAX.shape[2]
-    said_NX, node_SE = said_BAX.reshape(-1, width), flat_nodes(edges.node_BSE, said_BAX.shape[1]).flatten(0, 1)
-    logit_SEh, relative_SER = logit_BSEh.flatten(0, 1), edges.relative_BSER.flatten(0, 1)
-    query_Shd = None if query_BSD is None else torch.unflatten(query_BSD.flatten(0, 1), -1, (heads, -1))
-    rows = block_rows(places * width, said_BAX.device)
-    if may_read(said_BAX):
-        message, source = _by_bags(said_NX, node_SE, logit_SEh, relative_SER, query_Shd)
-        return torch.unflatten(message, 0, (batch, count)), torch.unflatten(source, 0, (batch, count))
-    heard = []
-    for first in range(0, batch * count, rows):
-        block = slice(first, first + rows)
-        said_SEX = said_NX.index_select(0, node_SE[block].flatten()).view(-1, places, width)
-        score_SEh, value_SEX = logit_SEh[block], said_SEX
-        if query_Shd is not None:
-            key_SEX, value_SEX = said_SEX.chunk(2, dim=2)
-            scaled_S1hd = (query_Shd[block] * query_Shd.shape[2] ** -0.5).unsqueeze(1)
-            score_SEh = score_SEh + (torch.unflatten(key_SEX, 2, (heads, -1)) * scaled_S1hd).sum(dim=3)
-        weight_SEh = score_SEh.softmax(dim=1)
-        message_SD = (torch.unflatten(value_SEX, 2, (heads, -1)) * weight_SEh.unsqueeze(3)).sum(dim=1).flatten(1)
-        heard.append((message_SD, (weight_SEh.transpose(1, 2) @ relative_SER[block]).flatten(1)))
-    message, source = heard[0] if len(heard) == 1 else (torch.cat(part) for part in zip(*heard, strict=True))
-    return torch.unflatten(message, 0, (batch, count)), torch.unflatten(source, 0, (batch, count))
-
-
-def _by_bags(said_NX: Tensor, node_SE: Tensor, logit_SEh: Tensor, relative_SER: Tensor, query_Shd: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same of all clips' nodes where nothing is learned: values are weighed where they lie, and only keys are copied, block by block."""
-    score_SEh, value_NX = logit_SEh, said_NX
-    if query_Shd is not None:
-        key_NX, value_NX = (part.contiguous() for part in said_NX.chunk(2, dim=1))
-        scaled_S1hd, rows = (query_Shd * query_Shd.shape[2] ** -0.5).unsqueeze(1), block_rows(2 * node_SE.shape[1] * key_NX.shape[1], key_NX.device)
-        products = []
-        for node, scaled in zip(torch.split(node_SE, rows), torch.split(scaled_S1hd, rows), strict=True):
-            key_SEhd = key_NX.index_select(0, node.flatten()).view(*node.shape, *scaled.shape[2:])
-            products.append(key_SEhd.mul_(scaled).sum(dim=3))
-        score_SEh = torch.cat(products).add_(score_SEh)
-    weight_SEh = score_SEh.softmax(dim=1)
-    return weigh_heads(value_NX, node_SE, weight_SEh), (weight_SEh.transpose(1, 2) @ relative_SER).flatten(1)
+from vitgs.graphsampler.edges import RELATIVE, Edges, block_rows, neighbours
+from vitgs.graphsampler.messages import pass_messages
 
 
 class EdgeLogits(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitgs.backbone.runs import may_read
-from vitgs.graphsampler.bags import weigh_groups, weigh_rows
+from vitgs.graphsampler.bags import flat_rows, weigh_groups, weigh_rows
 from vitgs.graphsampler.cells import CELLS, Cell, run_cell
 
 
@@ -29,8 +29,8 @@ def pool_by_frame(value_BSD: Tensor, logit_BSM: Tensor, frame_BS: Tensor, frames
     weight_BSM = (logit_BSM - peak_BTM.gather(1, frame_BSM)).exp()
     one_BS1 = torch.ones_like(weight_BSM[..., :1])
     if may_read(value_BSD):
-        row_N = (torch.arange(batch, device=frame_BS.device).unsqueeze(1) * frames + frame_BS).flatten()
-        top = torch.unflatten(weigh_groups(value_BSD.flatten(0, 1), weight_BSM.flatten(0, 1), row_N, batch * frames), 0, (batch, frames))
+        frame_N = flat_rows(frame_BS, frames).flatten()
+        top = torch.unflatten(weigh_groups(value_BSD.flatten(0, 1), weight_BSM.flatten(0, 1), frame_N, batch * frames), 0, (batch, frames))
         weight, held = torch.split(scattered(torch.cat([weight_BSM, one_BS1], dim=2), frame_BS, frames), [slots, 1], dim=2)
     else:
         weighted_BSX = (weight_BSM.unsqueeze(-1) * value_BSD.unsqueeze(2)).flatten(2)
@@ -113,8 +113,7 @@ class MemoryBank(nn.Module):
 
 def slot_rows(frame_BS: Tensor, frames: int, slots: int) -> Tensor:
     """Where the slots of each node's frame lie among all clips' frames and slots put one behind the other, `(B, S, M)`."""
-    clip_B1 = torch.arange(len(frame_BS), device=frame_BS.device).unsqueeze(1)
-    return ((clip_B1 * frames + frame_BS) * slots).unsqueeze(2) + torch.arange(slots, device=frame_BS.device)
+    return (flat_rows(frame_BS, frames) * slots).unsqueeze(2) + torch.arange(slots, device=frame_BS.device)
 
 
 def gap_features(since_B_: Tensor, dtype: torch.dtype) -> Tensor:
