@@ -9,7 +9,7 @@ import pytest
 
 from vitgs.record import Estimate
 from vitgs.report.bootstrap import Resampler, percentile_interval
-from vitgs.report.compare import best_within, difference, equal_macs, holm, tied_with, two_sided
+from vitgs.report.compare import at_equal_seconds, best_within, difference, equal_macs, holm, tied_with, two_sided
 from vitgs.report.points import Accuracy, Book, Cost, Point
 
 GROUP_OF_CLIP = [clip % 200 for clip in range(400)]
@@ -90,6 +90,20 @@ def test_equal_macs_takes_the_best_val_point_with_no_more(book: Book) -> None:
         (verdict,) = equal_macs([*points, at(rival, macs, 0.6)])
         assert verdict.ours is chosen
         assert (verdict.word == "no point that cheap") == (chosen is None)
+
+
+def test_at_equal_core_seconds_what_was_reached_then_counts_alone(book: Book) -> None:
+    ours, rival = (next(p for p in book.points if p.configuration.system == name and p.data == "moment") for name in ("graphsampler", "tome"))
+    without = [at(ours, 10, 0.5), at(rival, 10, 0.5)]
+    assert at_equal_seconds(without) == []
+    swapped = [
+        dataclasses.replace(without[0], equal_seconds=rival.top1, equal_val=Accuracy(estimate=Estimate(value=0.1))),
+        dataclasses.replace(without[1], equal_seconds=ours.top1),
+    ]
+    (then,), (now,) = equal_macs(at_equal_seconds(swapped)), equal_macs(without)
+    assert then.difference is not None and now.difference is not None
+    assert then.difference.estimate.value == pytest.approx(-(now.difference.estimate.value or 0.0))
+    assert then.ours is not None and then.ours.choosing == 0.1
 
 
 def test_other_clips_are_not_compared(book: Book) -> None:

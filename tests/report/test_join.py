@@ -158,7 +158,7 @@ def test_rows_at_equal_core_seconds_are_apart(tmp_path: Path) -> None:
     ]
     book = load_book([write(tmp_path, [*rows, *shorter])], current=None)
     assert {p.top1.seeds for p in book.points} == {(0,)}
-    assert all(p.equal_seconds.estimate.value == p.top1.estimate.value for p in book.points)
+    assert all((p.equal_seconds.estimate.value, p.equal_val.estimate.value) == (p.top1.estimate.value, p.val.estimate.value) for p in book.points)
 
 
 def test_rows_of_another_recipe_are_not_seeds(tmp_path: Path) -> None:

@@ -126,7 +126,9 @@ def test_the_brief_table_has_what_there_is_at_equal_core_seconds(tmp_path: Path)
         for r in rows
         if r.job.kind == "eval" and r.job.data == "order"
     ]
-    (brief,) = (f for f in render([write(tmp_path, [*rows, *equal])], tmp_path / "out", ("md",), current=None) if f.name == "accuracy.md")
+    files = {f.name: f for f in render([write(tmp_path, [*rows, *equal])], tmp_path / "out", ("md", "html"), current=None)}
+    brief, page = files["accuracy.md"], files["index.html"].read_text(encoding="utf-8")
+    assert page.count("over it, points") == 1
     head = brief.read_text(encoding="utf-8").splitlines()[0]
     assert "top-1 order at equal core-seconds" in head and "top-1 moment at equal" not in head
 

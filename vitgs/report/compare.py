@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -98,6 +98,11 @@ def equal_macs(points: Sequence[Point], system: str = METHOD) -> list[Verdict]:
         Verdict(rival=rival, ours=chosen, difference=found, p_holm=next(adjusted) if found is not None and found.p is not None else None)
         for rival, chosen, found in made
     ]
+
+
+def at_equal_seconds(points: Sequence[Point]) -> list[Point]:
+    """Those that were trained for equal core-seconds too, with what they reached then in the place of what they reached at equal steps."""
+    return [replace(p, top1=p.equal_seconds, val=p.equal_val) for p in points if p.equal_seconds.estimate.value is not None]
 
 
 def tied_with(leader: Point, rivals: Sequence[Point]) -> list[Point]:

@@ -100,7 +100,7 @@ class _Machine:
 
     def _point(self, configuration: Configuration, data: str, splits: dict[str, list[Record]]) -> Point:
         reported = "test" if "test" in splits else next(iter(splits), "")
-        equal = [row for row in self._equal.get((configuration, data), ()) if row.result.get("split") == reported]
+        equal = self._equal.get((configuration, data), [])
         rows = splits.get(reported, [])
         evals = [row for several in splits.values() for row in several]
         trains = list({job: self._train[job] for row in evals if (job := str(row.job.options.get("train_job", ""))) in self._train}.values())
@@ -119,7 +119,8 @@ class _Machine:
             top5=self._accuracies.of(rows, "top5", draw=False),
             val=self._accuracies.of(splits["val"], "top1", draw=False) if "val" in splits else Accuracy(),
             cost=cost,
-            equal_seconds=self._accuracies.of(equal, "top1", draw=True),
+            equal_seconds=self._accuracies.of([row for row in equal if row.result.get("split") == reported], "top1", draw=True),
+            equal_val=self._accuracies.of([row for row in equal if row.result.get("split") == "val"], "top1", draw=False),
             training=_training(trains),
             flags=tuple(sorted(flags)),
             replay=next((row.replay for row in (*measured, *evals) if row.replay), ""),

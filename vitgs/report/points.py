@@ -116,8 +116,8 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One configuration on one data set. `top1` is what is reported (split `split`), `val` what choices are made with. `equal_seconds`: of models
-    trained for the core-seconds that all systems were given, where the profile asks for such."""
+    """One configuration on one data set. `top1` is what is reported (split `split`), `val` what choices are made with. `equal_seconds`, `equal_val`:
+    the same of models trained for the core-seconds that all systems were given, where the profile asks for such."""
 
     configuration: Configuration
     name: Name
@@ -129,6 +129,7 @@ class Point:
     cost: Cost
     training: Training
     equal_seconds: Accuracy = field(default_factory=Accuracy)
+    equal_val: Accuracy = field(default_factory=Accuracy)
     flags: tuple[str, ...] = ()
     replay: str = ""
     chance: float | None = None
