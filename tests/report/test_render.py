@@ -128,7 +128,7 @@ def test_the_brief_table_has_what_there_is_at_equal_core_seconds(tmp_path: Path)
     ]
     files = {f.name: f for f in render([write(tmp_path, [*rows, *equal])], tmp_path / "out", ("md", "html"), current=None)}
     brief, page = files["accuracy.md"], files["index.html"].read_text(encoding="utf-8")
-    assert page.count("over it, points") == 1
+    assert page.count("over it, points") == 1 and page.count("Trained for equal core-seconds, and at equal compute or less, graphsampler is") == 1
     head = brief.read_text(encoding="utf-8").splitlines()[0]
     assert "top-1 order at equal core-seconds" in head and "top-1 moment at equal" not in head
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vitgs.numbers import interval, significant
 from vitgs.report.best import leaders_by_system, system_of
-from vitgs.report.compare import Verdict, better_rule, equal_macs, tied_with
+from vitgs.report.compare import Verdict, at_equal_seconds, better_rule, equal_macs, tied_with
 from vitgs.report.points import ANCHOR, METHOD, Book, Point
 
 # Halves with a fifth of room: a system that keeps an eighth of the tokens pays for choosing them.
@@ -40,13 +40,14 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One data set on one machine: the levels, and the verdicts at equal compute."""
+    """One data set on one machine: the levels, and the verdicts at equal compute, of trainings of equal steps and of equal core-seconds."""
 
     machine: str
     data: str
     anchored: bool
     levels: tuple[Level, ...]
     verdicts: tuple[Verdict, ...]
+    at_equal_seconds: tuple[Verdict, ...]
 
 
 def answers(book: Book) -> list[Answer]:
@@ -66,13 +67,13 @@ def _answer(machine: str, data: str, points: Sequence[Point]) -> Answer:
     # In an ablation of one system its forms compete.
     competitor = system_of if len({system_of(p) for p in points}) > 1 else _series_of
     levels = tuple(_level(points, share * full, text, competitor) for share, text in SHARES)
-    verdicts = tuple(equal_macs(points))
     return Answer(
         machine=machine,
         data=data,
         anchored=anchor is not None,
         levels=levels,
-        verdicts=verdicts,
+        verdicts=tuple(equal_macs(points)),
+        at_equal_seconds=tuple(equal_macs(at_equal_seconds(points))),
     )
 
 
@@ -98,7 +99,11 @@ def findings(found: Sequence[Answer]) -> list[str]:
     for i, (_, share) in enumerate(SHARES):
         together.setdefault(_counted(found, i) if len(found) > 2 else _named(found, i), []).append(share)
     sentences = [f"Within {_listed(shares)} of {whole}, {text}." for text, shares in together.items()]
-    return list(filter(None, (*sentences, method_summary(found))))
+    summaries = (
+        method_summary([answer.verdicts for answer in found], "At equal compute or less"),
+        method_summary([answer.at_equal_seconds for answer in found], "Trained for equal core-seconds, and at equal compute or less"),
+    )
+    return list(filter(None, (*sentences, *summaries)))
 
 
 def _named(found: Sequence[Answer], level: int) -> str:
@@ -137,9 +142,9 @@ def _finding(level: Level) -> str:
     return f"{_listed(names)} tie" if len(names) <= 3 else f"{names[0]} ties with {len(names) - 1} others"
 
 
-def method_summary(found: Sequence[Answer]) -> str:
-    """One sentence on the method at equal compute over all data sets; empty where it was not run."""
-    words = Counter(verdict.word for answer in found for verdict in answer.verdicts if any(v.ours for v in answer.verdicts))
+def method_summary(found: Sequence[Sequence[Verdict]], where: str) -> str:
+    """One sentence on the method over the verdicts of all data sets; empty where it was not run."""
+    words = Counter(verdict.word for verdicts in found for verdict in verdicts if any(v.ours for v in verdicts))
     compared = words["above"] + words["tie"] + words["below"]
     if not compared:
         return ""
@@ -149,7 +154,7 @@ def method_summary(found: Sequence[Answer]) -> str:
         if words[word]
     ]
     unmatched = f"; {words['no point that cheap']} cheaper points have no counterpart" if words["no point that cheap"] else ""
-    return f"At equal compute or less, {METHOD} is {', '.join(parts)} of {compared} comparisons with other systems{unmatched}."
+    return f"{where}, {METHOD} is {', '.join(parts)} of {compared} comparisons with other systems{unmatched}."
 
 
 def level_macs_text(level: Level) -> str:

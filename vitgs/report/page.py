@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import product
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from vitgs.numbers import percent, quantity, significant
 from vitgs.report import systems, training
 from vitgs.report.answer import Answer, answers, findings, level_macs_text
 from vitgs.report.cells import NOT_RUN, Table
-from vitgs.report.compare import Verdict, at_equal_seconds, better_rule, equal_macs
+from vitgs.report.compare import Verdict, better_rule
 from vitgs.report.families import group_of, rank
 from vitgs.report.palette import COLOURS, STAGE_COLOURS, looks
 from vitgs.report.pareto import AXES, SURE
@@ -56,7 +55,7 @@ def page(book: Book, fronts: Fronts, of: Table) -> str:
         "looks": marks,
         "payload": payload(book, fronts, marks, rows),
         "matched": [_matched(answer) for answer in found],
-        "equal_seconds": _equal_seconds(book),
+        "equal_seconds": _equal_seconds(book, found),
         "reached": training.reached,
         "stages": _stages(book),
         "machines": [_machine(book, name) for name in book.machines],
@@ -115,15 +114,14 @@ def _lost_together(book: Book) -> list[list[Lost]]:
     return list(found.values())
 
 
-def _equal_seconds(book: Book) -> list[dict[str, Any]]:
+def _equal_seconds(book: Book, found: Sequence[Answer]) -> list[dict[str, Any]]:
     """For each machine and data set the series at their best points at equal core-seconds, and what ours at no more compute has over each."""
-    found = []
-    for machine, data in product(book.machines, book.data_sets):
-        points = better_rule(book.of(machine, data))
-        against = {v.rival.name.full: _against(v) for v in equal_macs(at_equal_seconds(points))}
-        rows = [(p, against.get(p.name.full)) for p in training.equal_seconds(points)]
-        found.append({"machine": machine, "data": data, "rows": rows})
-    return [group for group in found if group["rows"]]
+    groups = []
+    for answer in found:
+        against = {v.rival.name.full: _against(v) for v in answer.at_equal_seconds}
+        points = training.equal_seconds(better_rule(book.of(answer.machine, answer.data)))
+        groups.append({"machine": answer.machine, "data": answer.data, "rows": [(p, against.get(p.name.full)) for p in points]})
+    return [group for group in groups if group["rows"]]
 
 
 def _stages(book: Book) -> list[tuple[Point, list[tuple[str, float]]]]:
