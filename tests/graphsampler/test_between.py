@@ -20,7 +20,7 @@ def video() -> torch.Tensor:
 
 def build(**knobs: object) -> GraphSampler:
     torch.manual_seed(0)
-    model = SYSTEM.build("test", CLIP, style="digits", **knobs)
+    model = SYSTEM.build("test", CLIP, style="digits", **({"layers": 2} | knobs))
     assert isinstance(model, GraphSampler)
     return model.eval()
 

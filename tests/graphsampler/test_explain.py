@@ -21,7 +21,7 @@ CLIP = Clip(frames=4, height=32, width=32, classes=6)
 def build(**knobs: object) -> GraphSampler:
     """A model whose zero-initialised parts are exercised too."""
     torch.manual_seed(0)
-    model = SYSTEM.build("test", CLIP, style="digits", **knobs)
+    model = SYSTEM.build("test", CLIP, style="digits", **({"layers": 2} | knobs))
     assert isinstance(model, GraphSampler)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -123,10 +124,16 @@ def test_relative_features_carry_velocity_in_units_of_order_one() -> None:
     assert (round(dt, 5), round(dy, 5), round(dx, 5), round(vy, 5), round(vx, 5), round(squared, 5)) == (2.0, 1.0, 0.0, 3.0, 0.0, 0.25)
 
 
+def test_relative_features_are_squashed_by_asinh_whatever_their_size_and_sign() -> None:
+    x = torch.cat([sign * torch.logspace(-30, 8, 400) for sign in (-1, 1)] + [torch.zeros(1)])
+    here, there = torch.zeros(1, 1, 3), torch.stack([x, torch.zeros_like(x), torch.zeros_like(x)], dim=1)[None, None]
+    torch.testing.assert_close(relative_features(here, there)[0, 0, :, 0].double(), x.double().asinh(), rtol=3e-7, atol=0)
+
+
 @pytest.mark.parametrize("window", [0, 1])
 @pytest.mark.parametrize("message", ["attention", "mean"])
 def test_all_forms_of_a_round_give_the_same(message: str, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By pairs where it is learned, by bags or blocks where it isn't, also where places have no neighbour."""
+    """By pairs where it is learned or little, else by bags or blocks, also where places have no neighbour."""
     appearance, position = nodes(frames=7, tokens=3)
     edges = build_edges(appearance, position, k=4, temporal=2, chunk=3, window=window)
     assert not edges.valid_BSE.all()
@@ -136,13 +143,13 @@ def test_all_forms_of_a_round_give_the_same(message: str, window: int, monkeypat
     assert isinstance(layer, GraphLayer)
     query, said = layer.say(appearance)
     learned = pass_messages(said, edges, logit_BSEh, query)
-    for cached in (2**20, 100):
+    for cached, readable, few in product((2**20, 100), (True, False), (0, messages.FEW_PAIRS)):
         monkeypatch.setattr(edges_module, "CACHED", cached)
-        for readable in (True, False):
-            monkeypatch.setattr(messages, "may_read", lambda _, readable=readable: readable)
-            with torch.no_grad():
-                for got, expected in zip(pass_messages(said, edges, logit_BSEh, query), learned, strict=True):
-                    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+        monkeypatch.setattr(messages, "FEW_PAIRS", few)
+        monkeypatch.setattr(messages, "may_read", lambda _, readable=readable: readable)
+        with torch.no_grad():
+            for got, expected in zip(pass_messages(said, edges, logit_BSEh, query), learned, strict=True):
+                torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("message", ["attention", "mean"])

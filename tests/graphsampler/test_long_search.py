@@ -8,8 +8,8 @@ from torch import Tensor
 
 from vitgs.graphsampler import edges as edges_module
 from vitgs.graphsampler import long_search
-from vitgs.graphsampler.edges import FRAME_CELLS, Edges, build_edges, neighbours
-from vitgs.graphsampler.long_search import nearest_on_grid, steps
+from vitgs.graphsampler.edges import Edges, build_edges, neighbours
+from vitgs.graphsampler.long_search import FRAME_CELLS, nearest_on_grid, steps
 
 FRAMES, SIDE = 20, 6
 
@@ -36,8 +36,8 @@ def both_ways(position_1S3: Tensor, window: int, monkeypatch: pytest.MonkeyPatch
     read: list[bool] = []
     see = long_search.see
 
-    def watched(position_1S3: Tensor, temporal: int, frame_cells: float, chunk: int, window: int) -> long_search.Seen | None:
-        seen = see(position_1S3, temporal, frame_cells, chunk, window)
+    def watched(position_1S3: Tensor, temporal: int, chunk: int, window: int) -> long_search.Seen | None:
+        seen = see(position_1S3, temporal, chunk, window)
         read.append(seen is not None)
         return seen
 
@@ -92,11 +92,11 @@ def test_a_gap_of_frames_is_looked_over(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_too_many_neighbours_are_not_looked_up() -> None:
     position_S3 = kept(1.0)[0]
-    assert nearest_on_grid(position_S3, len(steps(long_search.REACHES[0], FRAME_CELLS)) + 1, FRAME_CELLS, 36, 0) is None
+    assert nearest_on_grid(position_S3, len(steps(long_search.REACHES[0])) + 1, 36, 0) is None
 
 
 def test_steps_lead_into_other_frames_the_shortest_first() -> None:
-    step_O3 = steps(18, FRAME_CELLS).float()
+    step_O3 = steps(18).float()
     length_O = (step_O3 * torch.tensor([FRAME_CELLS, 1.0, 1.0])).square().sum(dim=1)
     assert torch.equal(length_O, length_O.sort().values) and float(length_O.max()) <= 18 and bool((step_O3[:, 0] != 0).all())
     assert len(step_O3) == 2 * 9 and len({tuple(step) for step in step_O3.tolist()}) == len(step_O3)

@@ -37,7 +37,7 @@ def without_gradients() -> Iterator[None]:
 def build(**knobs: object) -> GraphSampler:
     """A model whose zero-initialised parts are exercised too."""
     torch.manual_seed(0)
-    model = SYSTEM.build("test", CLIP, style="digits", **knobs)
+    model = SYSTEM.build("test", CLIP, style="digits", **({"layers": 2} | knobs))
     assert isinstance(model, GraphSampler)
     for parameter in model.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -50,6 +50,7 @@ def video(frames: int, batch: int = 1) -> Tensor:
 
 SETTINGS: list[Knobs] = [
     {},
+    {"layers": 1},
     {"glance": "patch", "readout": "class"},
     {"decision": "dense", "attention": "frame", "readout": "class"},
     {"decision": "dense", "attention": "frame", "readout": "mean", "window": 2},
@@ -87,7 +88,7 @@ def test_one_pass_agrees_with_and_without_graph_and_memory(memory: int, layers: 
         torch.testing.assert_close(stream(model, clip, chunk, past_chunks=past), whole(model, clip, chunk, past_chunks=past), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("knobs", [*({**knobs, "window": window} for knobs in SETTINGS[:5] for window in (0, 8)), *SETTINGS[5:]], ids=str)
+@pytest.mark.parametrize("knobs", [*({**knobs, "window": window} for knobs in SETTINGS[:6] for window in (0, 8)), *SETTINGS[6:]], ids=str)
 def test_one_chunk_as_long_as_the_clip_is_the_model(knobs: Knobs) -> None:
     model, clip = build(**knobs), video(8, 2)
     for budget in (1.0, 0.3, 0.02):

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from vitgs.backbone.readout import AttentionReadout
 from vitgs.backbone.tokens import Tokens
-from vitgs.graphsampler.edges import FRAME_CELLS, Edges, build_edges, neighbours, relative_features
+from vitgs.graphsampler.edges import Edges, build_edges, neighbours, relative_features
 from vitgs.graphsampler.graph import GraphLayer
+from vitgs.graphsampler.long_search import FRAME_CELLS
 from vitgs.graphsampler.memory import Memory, MemoryBank, frames_since
 from vitgs.graphsampler.messages import pass_messages
 

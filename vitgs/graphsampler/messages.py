@@ -1,7 +1,7 @@
 """One round of messages over the edges of the graph, as a pure function, in the form that is fastest where it runs.
 
-Three forms give the same: rows of neighbours copied block by block, anywhere; where something is learned and nodes are few, products of all pairs,
-of which only edges are read; in inference on a CPU, bags of rows that are weighed where they lie.
+Three forms give the same: rows of neighbours copied block by block, anywhere; where nodes are few, and something is learned or a CPU's cache holds
+all of it, products of all pairs, of which only edges are read; else, in inference on a CPU, bags of rows that are weighed where they lie.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from vitgs.backbone.runs import may_read
 from vitgs.graphsampler.bags import flat_rows, weigh_heads
 from vitgs.graphsampler.edges import Edges, block_rows
 
+# Most pairs of nodes, of all clips and heads, up to which their products pay in inference, too: measured, see DECISIONS.md.
+FEW_PAIRS = 160_000
+
 
 def pass_messages(said_BAX: Tensor, edges: Edges, logit_BSEh: Tensor, query_BSD: Tensor | None) -> tuple[Tensor, Tensor]:
     """What each node hears `(B, S, D)`, and where from: its neighbours' relative features averaged for each head, `(B, S, h * 6)`.
@@ -21,7 +24,8 @@ def pass_messages(said_BAX: Tensor, edges: Edges, logit_BSEh: Tensor, query_BSD:
     nodes side by side, or with no `query_BSD` the values alone, and then edges weigh e_ij.
     """
     (batch, count, _, heads), (others, width) = logit_BSEh.shape, said_BAX.shape[1:]
-    if torch.is_grad_enabled() and pairs_take_less(said_BAX, logit_BSEh):
+    small = may_read(said_BAX) and batch * heads * count * others <= FEW_PAIRS
+    if (torch.is_grad_enabled() or small) and pairs_take_less(said_BAX, logit_BSEh):
         return _by_pairs(said_BAX, edges, logit_BSEh, query_BSD)
     said_NX, node_SE = said_BAX.reshape(-1, width), flat_rows(edges.node_BSE, others).flatten(0, 1)
     logit_SEh, relative_SER = logit_BSEh.flatten(0, 1), edges.relative_BSER.flatten(0, 1)
@@ -65,17 +69,18 @@ def _by_pairs(said_BAX: Tensor, edges: Edges, logit_BSEh: Tensor, query_BSD: Ten
     score_BSEh, value_BAD = logit_BSEh, said_BAX
     if query_BSD is not None:
         key_BAD, value_BAD = said_BAX.chunk(2, dim=2)
-        query_BhSd = _apart(query_BSD, heads)
-        pairs_BhSA = (query_BhSd * query_BhSd.shape[3] ** -0.5) @ _apart(key_BAD, heads).transpose(2, 3)
+        query_BhSd = heads_apart(query_BSD, heads)
+        pairs_BhSA = (query_BhSd * query_BhSd.shape[3] ** -0.5) @ heads_apart(key_BAD, heads).transpose(2, 3)
         score_BSEh = pairs_BhSA.gather(3, node_BhSE).permute(0, 2, 3, 1) + score_BSEh
     weight_BSEh = score_BSEh.softmax(dim=2)
     # A place that no neighbour fills weighs nothing, whichever node it names.
     weight_BhSA = weight_BSEh.new_zeros(batch, heads, count, said_BAX.shape[1]).scatter_add(3, node_BhSE, weight_BSEh.permute(0, 3, 1, 2))
-    message_BSD = (weight_BhSA @ _apart(value_BAD, heads)).transpose(1, 2).flatten(2)
+    message_BSD = (weight_BhSA @ heads_apart(value_BAD, heads)).transpose(1, 2).flatten(2)
     return message_BSD, (weight_BSEh.transpose(2, 3) @ edges.relative_BSER).flatten(2)
 
 
-def _apart(value_BSD: Tensor, heads: int) -> Tensor:
+def heads_apart(value_BSD: Tensor, heads: int) -> Tensor:
+    """Equal parts of the last dimension as heads, `(B, h, S, d)`."""
     return torch.unflatten(value_BSD, 2, (heads, -1)).transpose(1, 2)
 
 

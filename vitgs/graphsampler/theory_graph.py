@@ -20,6 +20,7 @@ from vitgs.backbone.tokens import Tokens
 from vitgs.graphsampler.edges import Edges, build_edges, neighbours, relative_features
 from vitgs.graphsampler.explain import layer_weights
 from vitgs.graphsampler.graph import Graph, GraphLayer
+from vitgs.graphsampler.messages import heads_apart
 from vitgs.graphsampler.model import TEMPORAL_EDGES, GraphSampler
 from vitgs.graphsampler.theory import Scene, encode
 
@@ -91,8 +92,7 @@ def every_edge(appearance_BSD: Tensor, position_BS3: Tensor) -> Edges:
 def _query_and_key(layer: GraphLayer, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
     """The queries and keys of a round, `(B, h, S, d)`."""
     query, key, _ = layer.qkv(layer.norm1(x_BSD)).split(layer.graph_width, dim=-1)
-    q_BhSd, k_BhSd = (torch.unflatten(side, -1, (layer.heads, -1)).transpose(1, 2) for side in (query, key))
-    return q_BhSd, k_BhSd
+    return heads_apart(query, layer.heads), heads_apart(key, layer.heads)
 
 
 def softmax_attention(q_BhSd: Tensor, k_BhSd: Tensor, bias_BS: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ def full_attention(graph: Graph, frames: int, tokens: int, *, seed: int = 0) -> 
             for layer in graph.layers:
                 assert isinstance(layer, GraphLayer)
                 split = layer.qkv(layer.norm1(x)).split(layer.graph_width, dim=-1)
-                q, k, v = (torch.unflatten(side, -1, (layer.heads, -1)).transpose(1, 2) for side in split)
+                q, k, v = (heads_apart(side, layer.heads) for side in split)
                 x = x + layer.output(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
                 x = x + layer.feed(layer.norm2(x))
             return x
