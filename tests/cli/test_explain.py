@@ -51,7 +51,7 @@ def test_all_of_it_as_data(checkpoint: str, ran: Ran, tmp_path: Path) -> None:
     kept = {t * 16 + y * 4 + x for t, y, x in found["kept"]}
     assert kept == set(np.argsort(-utility.ravel())[:32].tolist())
     listened = [sum(sum(e["weight_by_round"]) for e in found["edges"] if e["node"] == node) for node in range(32)]
-    assert listened == pytest.approx([2.0] * 32, abs=1e-5)
+    assert listened == pytest.approx([1.0] * 32, abs=1e-5), "one round, whose weights add up to 1"
     assert {e["kind"] for e in found["edges"]} <= {"self", "similar", "temporal", "both"}
     assert np.array(found["memory"]["write_gate_by_frame_and_slot"]).shape == (8, 2)
     assert len(found["chosen_nodes"]) == 3

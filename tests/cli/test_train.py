@@ -114,7 +114,7 @@ def test_videos_are_seen_in_views(ran: Ran, tmp_path: Path) -> None:
     assert ran(["eval", done.document["checkpoint"], "--views", "auto", "--json"]).document["views"] == "1x1", "it keeps all tokens at any budget"
     one, six, auto, dear = (
         ran(["eval", names[0], *views, "--split", "test", "--json"]).document
-        for views in ([], ["--views", "2x3"], ["--views", "auto", "--set", "budget=0.125"], ["--views", "auto", "--set", "budget=0.5"])
+        for views in ([], ["--views", "2x3"], ["--views", "auto", "--set", "budget=0.0625"], ["--views", "auto", "--set", "budget=0.5"])
     )
     assert [found["views"] for found in (one, six, auto, dear)] == ["1x1", "2x3", "1x3", "1x1"]
     assert six["clips"] == one["clips"] == 2
