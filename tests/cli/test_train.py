@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.command import Ran, one_line
 from vitgs.cli.evaluate import affordable
+from vitgs.cli.train import _progress
 from vitgs.record import Views
 
 TINY = ["--size", "test", "--steps", "2", "--batch", "4"]
@@ -129,3 +130,13 @@ def test_videos_are_seen_in_views(ran: Ran, tmp_path: Path) -> None:
 def test_three_crops_where_they_cost_no_more_than_one_whole_view(macs: int | None, whole: int | None, crops: int) -> None:
     assert affordable(macs, whole, Views(clips=2, crops=3)) == Views(crops=crops)
     assert affordable(macs, whole, Views()) == Views()
+
+
+def test_a_long_training_tells_a_percent_once_and_each_part_from_its_first_step_to_its_last(capsys: pytest.CaptureFixture[str]) -> None:
+    for tell, lines in ((_progress(least_s=0), 101), (_progress(least_s=3600), 2)):
+        for part in ("start", "own"):
+            for step in range(1, 1001):
+                tell(step / 1000, part)
+            told = capsys.readouterr().err.splitlines()
+            assert len(told) == lines
+            assert told[0] == f"   0% {part}" and told[-1] == f" 100% {part}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,7 +71,7 @@ def train(
     subject = build(model, size=size, style=style, clip=clip, given=knobs, weights=weights)
     drawn = _rule(rule, subject.system.name, bool(subject.system.run_knobs), bool(subject.system.paper_rule))
     folder = out or folders.cache() / "trained"
-    tell = _quiet if as_json else _progress
+    tell = _quiet if as_json else _progress()
     if start == "shared":
         stills = [data_sets.open_data("digits:stills", split, height=clip.height, width=clip.width) for split in ("train", "val")]
         if subject.system.start == "shared":
@@ -116,8 +118,20 @@ def _rule(asked: str | None, system: str, has_run_knobs: bool, has_paper_rule: b
     raise unknown("rule", asked, ("elastic", "paper", "none"))
 
 
-def _progress(share: float, text: str) -> None:
-    typer.echo(f"{share:5.0%} {text}", err=True)
+def _progress(least_s: float = 2.0) -> Callable[[float, str], None]:
+    """A line on stderr for each whole percent, at most one in `least_s` seconds; of each part that is told, its first and last."""
+    last_share, last_s = 1.0, 0.0
+
+    def tell(share: float, text: str) -> None:
+        nonlocal last_share, last_s
+        now_s = time.monotonic()
+        begins, ends = share < last_share, share >= 1
+        if begins or ends or (int(100 * share) > int(100 * last_share) and now_s - last_s >= least_s):
+            typer.echo(f"{share:5.0%} {text}", err=True)
+            last_s = now_s
+            last_share = share
+
+    return tell
 
 
 def _quiet(share: float, text: str) -> None:
