@@ -31,6 +31,7 @@ from vitgs.suite import load_profile, load_suite
 from vitgs.suite.plan import planner
 from vitgs.sweep import Summary, drive, ledger, run_sweep
 from vitgs.sweep.ledger import MOST_TRIES, Ledger
+from vitgs.sweep.progress import Bar
 from vitgs.sweep.study import Trials
 
 SUITE = """
@@ -135,6 +136,15 @@ def test_every_job_gets_one_row_and_the_next_sweep_has_nothing_to_do(bench: Benc
     summary = bench.sweep()
     assert (summary.done, summary.kept, bench.done) == (0, JOBS, [])
     assert bench.file.read_bytes() == before
+
+
+def test_the_time_left_holds_what_is_measured_afterwards(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int, float]] = []
+    monkeypatch.setattr(Bar, "expect", lambda _, *state: told.append(state))
+    bench.sweep()
+    assert {total for _, total, _ in told} == {JOBS}
+    assert all(left_s > 3 * 9.0 for done, _, left_s in told if done < 16)  # before anything was measured a measure job is taken to last ten seconds
+    assert told[-1][2] < 9.0
 
 
 def test_a_failed_training_skips_its_evaluations_and_nothing_else(bench: Bench) -> None:

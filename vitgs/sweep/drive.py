@@ -112,7 +112,7 @@ def _check(executor: str, workers: int | None) -> None:
 
 @dataclass(kw_only=True)
 class _Sweep:
-    """The state of one run. `concerned`: ids of all jobs of the plan; `worked`: of those that got a row now.
+    """The state of one run. `concerned`: all jobs of the plan by id; `worked`: ids of those that got a row now.
 
     `unrestored`: trainings whose lost weights could not be made again, and why.
     """
@@ -123,7 +123,7 @@ class _Sweep:
     profile: Profile
     workers: int
     written: int = 0
-    concerned: dict[str, None] = field(default_factory=dict)
+    concerned: dict[str, Job] = field(default_factory=dict)
     worked: set[str] = field(default_factory=set)
     unrestored: dict[str, str] = field(default_factory=dict)
     _lanes: dict[bool, LocalExecutor] = field(default_factory=dict)
@@ -148,7 +148,7 @@ class _Sweep:
 
     def _plan(self, points: Sequence[Point]) -> Plan:
         plan = self.plans.plan(points, self.ledger.ended)
-        self.concerned.update(dict.fromkeys(job.id for job in plan.jobs))
+        self.concerned.update({job.id: job for job in plan.jobs})
         return plan
 
     def _todo(self, points: Sequence[Point]) -> list[Job]:
@@ -172,8 +172,7 @@ class _Sweep:
                 if len(running) >= width:
                     break
                 self._begin(job, pending, running, lane)
-            left_s = sum(map(self.ledger.expected_s, (*pending.values(), *(job for job, _ in running.values())))) / width
-            self.bar.expect(sum(job_id in self.ledger.ended for job_id in self.concerned), len(self.concerned), left_s)
+            self._tell()
             for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                 job, restores = running.pop(future)
                 self._busy.discard(job.id)
@@ -182,6 +181,12 @@ class _Sweep:
                     self._add(record)
                 elif record.status != "measured":
                     self.unrestored[job.id] = record.reason
+
+    def _tell(self) -> None:
+        """How far the whole plan is, and not only this stage of it: what measures takes its turn alone, the rest goes side by side."""
+        left = [job for job_id, job in self.concerned.items() if job_id not in self.ledger.ended]
+        left_s = sum(self.ledger.expected_s(job) / (1 if job.kind == "measure" else self.workers) for job in left)
+        self.bar.expect(len(self.concerned) - len(left), len(self.concerned), left_s)
 
     def _begin(self, job: Job, pending: dict[str, Job], running: dict[Future[Record], tuple[Job, bool]], lane: LocalExecutor) -> None:
         """Starts a job, or its training if only the weights of that are lost, or does nothing while it must wait."""
