@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitgs.graphsampler.cells import CELLS, Rnn
+from vitgs.graphsampler import memory
+from vitgs.graphsampler.cells import CELLS, Rnn, run_cell, run_whole
 from vitgs.graphsampler.memory import Memory, MemoryBank, frames_since, pool_by_frame
 
 
@@ -56,6 +57,31 @@ def test_the_update_is_torchs_cell_that_skips_empty_frames(name: str) -> None:
             gap = torch.stack([since[0, t].log1p(), (since[0, t] > 1).float()])
             state = cell(message[0, t] + bank.slot + bank.gap(gap), state)
         torch.testing.assert_close(states[0, t], state, atol=1e-6, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gru", "rnn"])
+@pytest.mark.parametrize("held", ["1111 1111", "1111 0101", "0010 1000", "0000 0000"])
+def test_the_whole_sequence_at_once_equals_frame_after_frame(name: str, held: str) -> None:
+    torch.manual_seed(0)
+    bank, news_BTMW = MemoryBank(8, 6, 3, eps=1e-6, cell=CELLS[name]), torch.randn(2, 4, 3, 6)
+    held_BT = torch.tensor([[frame == "1" for frame in clip] for clip in held.split()])
+    state_BMW = torch.randn(2, 3, 6)
+    weights = [bank.input.weight, bank.hidden.weight, bank.input.bias, bank.hidden.bias]
+    whole = run_whole(bank.cell, weights, news_BTMW, held_BT, state_BMW)
+    torch.testing.assert_close(whole, run_cell(bank.cell, bank.hidden, bank.input(news_BTMW), held_BT, state_BMW), atol=1e-6, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_weighing_all_places_equals_sorting_by_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    value, logit, frame = torch.randn(2, 9, 5), torch.randn(2, 9, 3), torch.randint(0, 4, (2, 9))
+    logit[0, frame[0] == 1] = -torch.inf  # nodes of no weight at all
+    logit[1, frame[1] == 2] -= 200
+    few = pool_by_frame(value, logit, frame, 5)
+    monkeypatch.setattr(memory, "FEW_PLACES", 0)
+    for got, expected in zip(few, pool_by_frame(value, logit, frame, 5), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_plain_cell_is_torchs_rnn() -> None:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from vitgs.backbone.attention import attend
 from vitgs.backbone.tokens import Tokens
 
 # q, k and v, each `(B, h, S, d)`, to what attention makes of them, heads merged: `(B, S, h*d)`.
@@ -55,10 +55,18 @@ def tokens_of(runs: Sequence[Run]) -> int:
 
 @dataclass(frozen=True)
 class Part:
-    """Runs that go through the ViT together, and the bias on their keys, `(A)`, None without one."""
+    """Runs that go through the ViT together, and the bias on the keys of each, `(R, 1, 1, Q)`, None without one."""
 
     runs: Sequence[Run]
-    bias_A: Tensor | None
+    biases: Sequence[Tensor | None]
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], bias_A: Tensor | None) -> Part:
+        """With a bias on all their keys, one run behind the other."""
+        if bias_A is None:
+            return cls(runs, [None] * len(runs))
+        each = torch.split(bias_A, [run.tokens for run in runs])
+        return cls(runs, [bias.view(run.segments, 1, 1, run.length) for run, bias in zip(runs, each, strict=True)])
 
     @property
     def tokens(self) -> int:
@@ -66,12 +74,12 @@ class Part:
 
     def attend(self, q_1hAd: Tensor, k_1hAd: Tensor, v_1hAd: Tensor) -> Tensor:
         """softmax_j(q_i.k_j / sqrt(d) + b_j) over the j of i's own segment, heads merged: `(1, A, h*d)`."""
-        out, first = [], 0
-        for run in self.runs:
-            own = slice(first, first := first + run.tokens)
-            bias_RQ = None if self.bias_A is None else self.bias_A[own].view(run.segments, run.length)
-            q, k, v = (torch.unflatten(value[0, :, own], 1, (run.segments, -1)).transpose(0, 1) for value in (q_1hAd, k_1hAd, v_1hAd))
-            out.append(attend(q, k, v, bias_RQ).flatten(0, 1))
+        lengths, out = [run.tokens for run in self.runs], []
+        pieces = (torch.split(value[0], lengths, dim=1) for value in (q_1hAd, k_1hAd, v_1hAd))
+        for run, bias, *each in zip(self.runs, self.biases, *pieces, strict=True):
+            q, k, v = (torch.unflatten(value_hAd, 1, (run.segments, -1)).transpose(0, 1) for value_hAd in each)
+            heard_RhQd = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
+            out.append(heard_RhQd.transpose(1, 2).reshape(run.tokens, -1))
         return torch.cat(out).unsqueeze(0)
 
 
@@ -125,4 +133,4 @@ def put_in_runs(tokens: Tokens, segment_BS: Tensor, masked_keys: int) -> Runs | 
     order_A = (length_R[number_A] * len(length_R) + number_A).argsort(stable=True)
     bias_BS = tokens.key_bias_BN()
     biases = [None] * len(plan) if bias_BS is None else torch.split(bias_BS.flatten()[order_A], list(map(tokens_of, plan)))
-    return Runs(order_A, order_A.argsort(), [Part(*both) for both in zip(plan, biases, strict=True)])
+    return Runs(order_A, order_A.argsort(), [Part.of(*both) for both in zip(plan, biases, strict=True)])

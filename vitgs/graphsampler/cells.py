@@ -12,7 +12,7 @@ Suffixes beside those of the package: W the width of a state, X the products of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -26,9 +26,10 @@ Ready = tuple[Tensor, Tensor]
 
 
 class Cell(Protocol):
-    """`products`: how many products of a message and of a state, each as wide as a state, a step needs."""
+    """`products`: how many products of a message and of a state, each as wide as a state, a step needs. `fused`: torch's own, of whole sequences."""
 
     products: int
+    fused: Callable[..., tuple[Tensor, Tensor]]
 
     def ready(self, incoming_BTMX: Tensor, held_BT: Tensor) -> list[Ready]:
         """For each frame what its step needs of the messages' products, and of whether it has nodes."""
@@ -44,6 +45,7 @@ class Gru:
     """The products are those of r, z and n, in this order."""
 
     products = 3
+    fused = staticmethod(torch.gru)
 
     def ready(self, incoming_BTMX: Tensor, held_BT: Tensor) -> list[Ready]:
         width = incoming_BTMX.shape[-1] // 3
@@ -68,6 +70,7 @@ class Rnn:
     """The one product is that of the next state."""
 
     products = 1
+    fused = staticmethod(torch.rnn_tanh)
 
     def ready(self, incoming_BTMX: Tensor, held_BT: Tensor) -> list[Ready]:
         return list(zip(incoming_BTMX.unbind(1), held_BT[:, :, None, None].unbind(1), strict=True))
@@ -91,3 +94,23 @@ def run_cell(cell: Cell, hidden: Callable[[Tensor], Tensor], incoming_BTMX: Tens
         state_BMW = cell.step(frame, hidden(state_BMW), state_BMW)
         states.append(state_BMW)
     return torch.stack(states, dim=1)
+
+
+def run_whole(cell: Cell, weights: Sequence[Tensor], news_BTMW: Tensor, held_BT: Tensor, state_BMW: Tensor) -> Tensor:
+    """The same by the cell's fused form, where values may be read. `news_BTMW`: what the messages' products are made of; `weights`: of news and
+    state, then their biases.
+
+    A clip's frames with nodes are put in front, so that the sequence has no others; each frame then has the state that so many of them left behind.
+    """
+    passed_BT = held_BT.cumsum(dim=1)
+    least, most = (int(count) for count in passed_BT[:, -1].aminmax())
+    if least < held_BT.shape[1]:
+        order_BT = (~held_BT).int().argsort(dim=1, stable=True)[:, :most]
+        news_BTMW = news_BTMW.gather(1, order_BT[:, :, None, None].expand(-1, -1, *news_BTMW.shape[2:]))
+    start_1NW, each_NTW = state_BMW.flatten(0, 1).unsqueeze(0), news_BTMW.transpose(1, 2).flatten(0, 1)
+    states_NTW = cell.fused(each_NTW, start_1NW, list(weights), True, 1, 0.0, False, False, True)[0] if most else each_NTW
+    states_BTMW = torch.unflatten(states_NTW, 0, state_BMW.shape[:2]).transpose(1, 2)
+    if least == held_BT.shape[1]:
+        return states_BTMW
+    states_BTMW = torch.cat([state_BMW.unsqueeze(1), states_BTMW], dim=1)
+    return states_BTMW.gather(1, passed_BT[:, :, None, None].expand(-1, -1, *state_BMW.shape[1:]))

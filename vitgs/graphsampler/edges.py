@@ -80,30 +80,30 @@ def relative_features(position_BS3: Tensor, other_BSE3: Tensor) -> Tensor:
     """(dt, dy, dx, dy/dt, dx/dt, squared distance) scaled to order 1 and squashed gently, `(B, S, E, 6)`."""
     delta = other_BSE3 - position_BS3.unsqueeze(2)
     dt, dyx = delta[..., :1], delta[..., 1:]
-    velocity = dyx / torch.where(dt == 0, torch.ones_like(dt), dt)
+    velocity = dyx / dt.masked_fill(dt == 0, 1.0)
     squared = dyx.square().sum(dim=-1, keepdim=True)
     return _asinh(torch.cat([dt, dyx, velocity, squared], dim=-1) * delta.new_tensor(RELATIVE_SCALE))
 
 
 def _asinh(x: Tensor) -> Tensor:
     """log(x + sqrt(x^2 + 1)), also of small and of negative x. On a CPU 2 to 5 times as fast as torch's own: see DECISIONS.md."""
-    size = x.abs()
-    return torch.copysign(torch.log1p(size + size.square() / (1 + torch.sqrt(1 + size.square()))), x)
+    size, squared = x.abs(), x.square()
+    return torch.copysign(torch.log1p(size + squared / (1 + torch.sqrt(1 + squared))), x)
 
 
-def nearness(position_BQ3: Tensor, other_BW3: Tensor) -> Tensor:
-    """How near candidates are in time and place, `(B, Q, W)`: minus the squared distance in cells, up to a term of the node's own.
+def nearness(position_BW3: Tensor, own: slice) -> Tensor:
+    """How near candidates are in time and place, `(B, Q, W)`, to those among them that are `own`: minus the squared distance in cells, up to a term
+    of the node's own.
 
     Exact for nodes that see up to 360 frames: positions count from the first node in half cells and half frames, so every term is a whole
     multiple of a quarter and every sum is below 2^24 of them. Rounding thus tells no two equally near nodes apart, whatever the time of the clip.
     """
     # Float32 in every precision of the model: halves couldn't hold the sums, and autocast, which meta tensors don't have, would make halves of them.
-    device = position_BQ3.device.type
+    device = position_BW3.device.type
     with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
-        first = position_BQ3[:, :1]
-        scale = torch.tensor((FRAME_CELLS, 1.0, 1.0), device=first.device)
-        here, there = (((value - first).float() * GRID).round() * (scale / GRID) for value in (position_BQ3, other_BW3))
-        return torch.baddbmm(there.square().sum(dim=-1).unsqueeze(1), here, there.transpose(1, 2), beta=-1, alpha=2)
+        scale = torch.tensor((FRAME_CELLS / GRID, 1.0 / GRID, 1.0 / GRID), device=position_BW3.device)
+        there = ((position_BW3 - position_BW3[:, own][:, :1]).float() * GRID).round() * scale
+        return torch.baddbmm(there.square().sum(dim=-1).unsqueeze(1), there[:, own], there.transpose(1, 2), beta=-1, alpha=2)
 
 
 def search_basis(width: int) -> Tensor:
@@ -189,7 +189,7 @@ def _search(
 
 def _nearest(position_BS3: Tensor, block: Block, closed_BQW: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The nearest open candidates in time and place, and which of these places are filled, each `(B, Q, count)`."""
-    closeness = nearness(position_BS3[:, block.first : block.last], position_BS3[:, block.low : block.high])
+    closeness = nearness(position_BS3[:, block.low : block.high], slice(block.first - block.low, block.last - block.low))
     furthest = torch.finfo(closeness.dtype).min
     near = closeness.masked_fill_(closed_BQW, furthest).topk(count, dim=2)
     return near.indices, near.values > furthest

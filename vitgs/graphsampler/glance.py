@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitgs.backbone.embeddings import PatchEmbed
+from vitgs.backbone.runs import may_read
 from vitgs.backbone.stages import stage
 from vitgs.backbone.tokens import Tokens, join_frames, split_frames
 from vitgs.backbone.vit import Vit
@@ -57,16 +58,23 @@ class AppliedBefore(nn.Linear):
 def half_patches_through(layer: nn.Linear, embed: PatchEmbed, clip_BTCHW: Tensor) -> Tokens:
     """What `layer`, D to E, makes of the tokens of `half_patches`, `(B, T*N, E)`, for about E / D of their cost.
 
-    A linear layer behind a linear filter is one filter with E outputs in the place of D, and one table of positions.
+    A linear layer behind a linear filter is one filter with E outputs in the place of D, and one table of positions. These tokens are for a scorer,
+    which knows where they are by their order, and name no places.
     """
     batch, frames = clip_BTCHW.shape[:2]
     filter_DP = _pairs(embed.patch.weight).flatten(1) / 4
     side = embed.patch.weight.shape[-1] // 2
     filter_ECHW = torch.unflatten(layer.weight @ filter_DP, 1, (-1, side, side))
     table_ND = embed.position if embed.patch.bias is None else embed.position + embed.patch.bias
-    x_MEHW = F.conv2d(_pairs(clip_BTCHW.flatten(0, 1)), filter_ECHW, stride=side)
+    image_MCHW = clip_BTCHW.flatten(0, 1)
+    if may_read(clip_BTCHW):
+        # Each pixel times its pair's weight: four times the multiply-adds, which a CPU does sooner than it adds pixels up (see DECISIONS.md).
+        whole_ECHW = filter_ECHW.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        x_MEHW = F.conv2d(image_MCHW, whole_ECHW, stride=2 * side)
+    else:
+        x_MEHW = F.conv2d(_pairs(image_MCHW), filter_ECHW, stride=side)
     x = x_MEHW.flatten(2).transpose(1, 2) + F.linear(table_ND, layer.weight, layer.bias)
-    return Tokens(x_BND=x.reshape(batch, frames * embed.count, -1), position_BN3=embed.positions(batch, frames, x))
+    return Tokens(x_BND=x.reshape(batch, frames * embed.count, -1), position_BN3=x.new_empty(0))
 
 
 def _pairs(image_MCHW: Tensor) -> Tensor:

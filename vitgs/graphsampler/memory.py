@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from vitgs.backbone.runs import may_read
 from vitgs.graphsampler.bags import flat_rows, weigh_groups, weigh_rows
-from vitgs.graphsampler.cells import CELLS, Cell, run_cell
+from vitgs.graphsampler.cells import CELLS, Cell, run_cell, run_whole
+
+# Most pairs of a node with a frame and slot, of all clips, up to which weighing all of them pays in inference on a CPU: measured, see DECISIONS.md.
+FEW_PLACES = 100_000
 
 
 def pool_by_frame(value_BSD: Tensor, logit_BSM: Tensor, frame_BS: Tensor, frames: int) -> tuple[Tensor, Tensor]:
@@ -22,7 +25,9 @@ def pool_by_frame(value_BSD: Tensor, logit_BSM: Tensor, frame_BS: Tensor, frames
     Linear in the number of nodes: a segment softmax by scattered sums, each frame and slot from its own highest logit, so that a frame far below the
     rest of the clip is weighed as it would be alone.
     """
-    batch, _, slots = logit_BSM.shape
+    batch, count, slots = logit_BSM.shape
+    if may_read(value_BSD) and batch * frames * slots * count <= FEW_PLACES:
+        return _pool_all(value_BSD, logit_BSM, frame_BS, frames)
     frame_BSM = frame_BS.unsqueeze(-1).expand(-1, -1, slots)
     lowest_BTM = logit_BSM.new_full((batch, frames, slots), torch.finfo(logit_BSM.dtype).min)
     peak_BTM = lowest_BTM.scatter_reduce(1, frame_BSM, logit_BSM.detach(), "amax")
@@ -39,6 +44,15 @@ def pool_by_frame(value_BSD: Tensor, logit_BSM: Tensor, frame_BS: Tensor, frames
         top = torch.unflatten(top, 2, (slots, -1))
     # The best node of a frame weighs 1, so only a frame without nodes is below that.
     return top / weight.unsqueeze(-1).clamp_min(1.0), held.squeeze(-1) > 0
+
+
+def _pool_all(value_BSD: Tensor, logit_BSM: Tensor, frame_BS: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+    """The same by one softmax over all nodes for each frame and slot, those of other frames shut: for few of them more sums, but no sorting."""
+    own_BT1S = (frame_BS.unsqueeze(1) == torch.arange(frames).unsqueeze(1)).unsqueeze(2)
+    score_BTMS = torch.where(own_BT1S, logit_BSM.transpose(1, 2).unsqueeze(1), torch.finfo(logit_BSM.dtype).min)
+    # The product shuts frames without nodes, and nodes of no weight at all, out.
+    weight_BXS = (score_BTMS.softmax(dim=3) * own_BT1S).flatten(1, 2).to(value_BSD.dtype)
+    return torch.unflatten(weight_BXS @ value_BSD, 1, (frames, -1)), own_BT1S.any(dim=3).squeeze(2)
 
 
 def scattered(value_BSY: Tensor, frame_BS: Tensor, frames: int) -> Tensor:
@@ -87,15 +101,23 @@ class MemoryBank(nn.Module):
 
     def incoming(self, message_BTMW: Tensor, held_BT: Tensor, since_B: Tensor | None) -> Tensor:
         """The cell's products of all messages at once, `(B, T, M, X)`."""
-        gap_BT2 = gap_features(frames_since(held_BT, since_B), message_BTMW.dtype)
-        products_BTMX: Tensor = self.input(message_BTMW + self.slot + self.gap(gap_BT2).unsqueeze(2))
+        products_BTMX: Tensor = self.input(self.news(message_BTMW, held_BT, since_B))
         return products_BTMX
+
+    def news(self, message_BTMW: Tensor, held_BT: Tensor, since_B: Tensor | None) -> Tensor:
+        """What the cell is given of each frame, `(B, T, M, W)`: its message, for which slot, and how long after the last."""
+        gap_BT2 = gap_features(frames_since(held_BT, since_B), message_BTMW.dtype)
+        news_BTMW: Tensor = message_BTMW + self.slot + self.gap(gap_BT2).unsqueeze(2)
+        return news_BTMW
 
     def update(self, message_BTMW: Tensor, held_BT: Tensor, earlier: Memory | None = None) -> Tensor:
         """The states after each frame, `(B, T, M, W)`, in time order; `earlier`: what the memory goes on from, None for its start."""
         state_BMW = self.slot.expand(held_BT.shape[0], -1, -1) if earlier is None else earlier.state_BMW
-        incoming_BTMX = self.incoming(message_BTMW, held_BT, None if earlier is None else earlier.since_B)
-        return run_cell(self.cell, self.hidden, incoming_BTMX, held_BT, state_BMW)
+        since_B = None if earlier is None else earlier.since_B
+        if may_read(message_BTMW) and message_BTMW.dtype == state_BMW.dtype:
+            weights = [self.input.weight, self.hidden.weight, self.input.bias, self.hidden.bias]
+            return run_whole(self.cell, weights, self.news(message_BTMW, held_BT, since_B), held_BT, state_BMW)
+        return run_cell(self.cell, self.hidden, self.incoming(message_BTMW, held_BT, since_B), held_BT, state_BMW)
 
     def tell(self, x_BSD: Tensor, frame_BS: Tensor, logit_BSM: Tensor, states_BTMW: Tensor) -> Tensor:
         """The nodes after they have read the state of their own time, `(B, S, D)`."""

@@ -14,7 +14,7 @@ from vitgs.graphsampler.bags import flat_rows, weigh_heads
 from vitgs.graphsampler.edges import Edges, block_rows
 
 # Most pairs of nodes, of all clips and heads, up to which their products pay in inference, too: measured, see DECISIONS.md.
-FEW_PAIRS = 160_000
+FEW_PAIRS = 400_000
 
 
 def pass_messages(said_BAX: Tensor, edges: Edges, logit_BSEh: Tensor, query_BSD: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -74,9 +74,13 @@ def _by_pairs(said_BAX: Tensor, edges: Edges, logit_BSEh: Tensor, query_BSD: Ten
         score_BSEh = pairs_BhSA.gather(3, node_BhSE).permute(0, 2, 3, 1) + score_BSEh
     weight_BSEh = score_BSEh.softmax(dim=2)
     # A place that no neighbour fills weighs nothing, whichever node it names.
+    source_BSX = (weight_BSEh.transpose(2, 3) @ edges.relative_BSER).flatten(2)
+    if may_read(said_BAX):
+        row_NE = flat_rows(edges.node_BSE, said_BAX.shape[1]).flatten(0, 1)
+        message_ND = weigh_heads(value_BAD.flatten(0, 1), row_NE, weight_BSEh.flatten(0, 1))
+        return torch.unflatten(message_ND, 0, (batch, count)), source_BSX
     weight_BhSA = weight_BSEh.new_zeros(batch, heads, count, said_BAX.shape[1]).scatter_add(3, node_BhSE, weight_BSEh.permute(0, 3, 1, 2))
-    message_BSD = (weight_BhSA @ heads_apart(value_BAD, heads)).transpose(1, 2).flatten(2)
-    return message_BSD, (weight_BSEh.transpose(2, 3) @ edges.relative_BSER).flatten(2)
+    return (weight_BhSA @ heads_apart(value_BAD, heads)).transpose(1, 2).flatten(2), source_BSX
 
 
 def heads_apart(value_BSD: Tensor, heads: int) -> Tensor:

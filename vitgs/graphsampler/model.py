@@ -283,8 +283,12 @@ class GraphSampler(nn.Module):
         if encoded.prefix == 0:
             pooled: Tensor = self.readout(nodes)
             return pooled
-        token_BMD = self.readout(encoded).reshape(nodes.x_BND.shape[0], -1, nodes.x_BND.shape[2])
-        token: Tensor = torch.einsum("bm,bmd->bd", log_mass(nodes, token_BMD.shape[1]).softmax(dim=1).to(token_BMD.dtype), token_BMD)
+        token_BMD: Tensor = self.readout(encoded).reshape(nodes.x_BND.shape[0], -1, nodes.x_BND.shape[2])
+        if token_BMD.shape[1] == 1:
+            token = token_BMD[:, 0]
+        else:
+            share_BM = log_mass(nodes, token_BMD.shape[1]).softmax(dim=1).to(token_BMD.dtype)
+            token = torch.einsum("bm,bmd->bd", share_BM, token_BMD)
         if nodes is not before:
             token = token + MeanReadout()(nodes.with_x(nodes.x_BND - before.x_BND))
         return token
