@@ -11,9 +11,10 @@ import torch.nn.functional as F
 
 from vitgs.graphsampler import edges as edges_module
 from vitgs.graphsampler import messages
-from vitgs.graphsampler.edges import SEARCH_WIDTH, blocks, build_edges, nearness, neighbours, relative_features, search_basis
+from vitgs.graphsampler.edges import SEARCH_WIDTH, blocks, build_edges, nearness, neighbours, search_basis
 from vitgs.graphsampler.graph import Graph, GraphLayer
 from vitgs.graphsampler.messages import pass_messages
+from vitgs.graphsampler.relative import MOST_STEPS, Grid, looked_up, relative_features
 
 
 def nodes(frames: int, tokens: int, width: int = 16, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,6 +123,20 @@ def test_relative_features_carry_velocity_in_units_of_order_one() -> None:
     there = torch.tensor([[[[2.0, 0.5, 0.0]]]])
     dt, dy, dx, vy, vx, squared = relative_features(here, there)[0, 0, 0].sinh().tolist()
     assert (round(dt, 5), round(dy, 5), round(dx, 5), round(vy, 5), round(vx, 5), round(squared, 5)) == (2.0, 1.0, 0.0, 3.0, 0.0, 0.25)
+
+
+@torch.no_grad()
+def test_relative_features_from_a_table_are_the_same_to_the_last_bit() -> None:
+    _, position = nodes(frames=6, tokens=11, batch=2)
+    position, grid = position.round(), Grid(6, *(int(size) + 1 for size in position.round().amax(dim=(0, 1))[1:]))
+    node = torch.randint(0, position.shape[1], (*position.shape[:2], 5))
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        found = looked_up(position.to(dtype), node, grid)
+        assert found is not None
+        assert torch.equal(found, relative_features(position.to(dtype), neighbours(position.to(dtype), node)))
+    assert looked_up(position, node, Grid(MOST_STEPS, 1, 1)) is None
+    with torch.enable_grad():
+        assert looked_up(position, node, grid) is None
 
 
 def test_relative_features_are_squashed_by_asinh_whatever_their_size_and_sign() -> None:

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from vitgs.backbone.readout import AttentionReadout
 from vitgs.backbone.tokens import Tokens
-from vitgs.graphsampler.edges import Edges, build_edges, neighbours, relative_features
+from vitgs.graphsampler.edges import Edges, build_edges, neighbours
 from vitgs.graphsampler.graph import GraphLayer
 from vitgs.graphsampler.long_search import FRAME_CELLS
 from vitgs.graphsampler.memory import Memory, MemoryBank, frames_since
 from vitgs.graphsampler.messages import pass_messages
+from vitgs.graphsampler.relative import relative_features
 
 # Similarities are compared in steps of 1/SIMILARITY_STEPS, so that rounding, which differs with the shape of a product, rarely picks neighbours.
 SIMILARITY_STEPS = 2**16

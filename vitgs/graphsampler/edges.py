@@ -18,10 +18,8 @@ from torch import Tensor
 from vitgs.backbone.runs import may_read
 from vitgs.graphsampler.bags import flat_rows
 from vitgs.graphsampler.long_search import FRAME_CELLS, Seen, close, see
+from vitgs.graphsampler.relative import Grid, looked_up, relative_features
 
-# Relative features in units of order 1: frames, half cells, and velocity in twelfths of a cell a frame. Smaller units made the graph useless.
-RELATIVE_SCALE = (1.0, 2.0, 2.0, 12.0, 12.0, 1.0)
-RELATIVE = len(RELATIVE_SCALE)
 # Parts of a cell and of a frame that positions are told apart by when distances are compared.
 GRID = 2
 # Among how many candidates it pays to read where frames and nodes lie.
@@ -76,21 +74,6 @@ def blocks(count: int, chunk: int, window: int, most: int, group: int) -> Iterat
             yield Block(first, min(first + most, end), low, high)
 
 
-def relative_features(position_BS3: Tensor, other_BSE3: Tensor) -> Tensor:
-    """(dt, dy, dx, dy/dt, dx/dt, squared distance) scaled to order 1 and squashed gently, `(B, S, E, 6)`."""
-    delta = other_BSE3 - position_BS3.unsqueeze(2)
-    dt, dyx = delta[..., :1], delta[..., 1:]
-    velocity = dyx / dt.masked_fill(dt == 0, 1.0)
-    squared = dyx.square().sum(dim=-1, keepdim=True)
-    return _asinh(torch.cat([dt, dyx, velocity, squared], dim=-1) * delta.new_tensor(RELATIVE_SCALE))
-
-
-def _asinh(x: Tensor) -> Tensor:
-    """log(x + sqrt(x^2 + 1)), also of small and of negative x. On a CPU 2 to 5 times as fast as torch's own: see DECISIONS.md."""
-    size, squared = x.abs(), x.square()
-    return torch.copysign(torch.log1p(size + squared / (1 + torch.sqrt(1 + squared))), x)
-
-
 def nearness(position_BW3: Tensor, own: slice) -> Tensor:
     """How near candidates are in time and place, `(B, Q, W)`, to those among them that are `own`: minus the squared distance in cells, up to a term
     of the node's own.
@@ -115,11 +98,12 @@ def search_basis(width: int) -> Tensor:
     return basis
 
 
-def build_edges(appearance_BSD: Tensor, position_BS3: Tensor, *, k: int, temporal: int, chunk: int, window: int) -> Edges:
+def build_edges(appearance_BSD: Tensor, position_BS3: Tensor, *, k: int, temporal: int, chunk: int, window: int, grid: Grid | None = None) -> Edges:
     """Edges of every node: itself, its `k` most similar and its `temporal` nearest nodes of other frames among its candidates.
 
     N(i) = {i} + top-k_j cos(a_i - mean a, a_j - mean a) + top-temporal_j -(16 dt^2 + dy^2 + dx^2), over j of other frames within the window.
-    Selection has no gradient. Cost O(S W (D + 3)) for W candidates a node, W fixed by chunk and window.
+    Selection has no gradient. Cost O(S W (D + 3)) for W candidates a node, W fixed by chunk and window. `grid`: in whose cells all nodes lie, None
+    where they may lie between cells.
     """
     with torch.no_grad():
         batch, count = appearance_BSD.shape[:2]
@@ -141,11 +125,12 @@ def build_edges(appearance_BSD: Tensor, position_BS3: Tensor, *, k: int, tempora
         node, valid, alike = found[0] if len(found) == 1 else (torch.cat(part) for part in zip(*found, strict=True))
         itself = torch.arange(count, device=node.device)[None, :, None].expand(batch, -1, 1)
         node, valid = torch.cat([itself, node], dim=2), F.pad(valid, (1, 0), value=True)
+        relative = None if grid is None else looked_up(position_BS3, node, grid)
         return Edges(
             node_BSE=node,
             valid_BSE=valid,
             similarity_BSE=F.pad(alike, (1, 0), value=1.0).masked_fill(~valid, 0.0),
-            relative_BSER=relative_features(position_BS3, neighbours(position_BS3, node)),
+            relative_BSER=relative_features(position_BS3, neighbours(position_BS3, node)) if relative is None else relative,
         )
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from vitgs.backbone.runs import may_read
-from vitgs.graphsampler.edges import RELATIVE, Edges, block_rows, neighbours
+from vitgs.graphsampler.edges import Edges, block_rows, neighbours
 from vitgs.graphsampler.messages import pass_messages
+from vitgs.graphsampler.relative import RELATIVE
 
 
 class EdgeLogits(nn.Module):

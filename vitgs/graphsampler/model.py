@@ -35,6 +35,7 @@ from vitgs.graphsampler.knobs import SPACE
 from vitgs.graphsampler.losses import objective
 from vitgs.graphsampler.memory import MemoryBank
 from vitgs.graphsampler.merge import Merging, in_time_order, run_merging, tome, vtm
+from vitgs.graphsampler.relative import Grid
 from vitgs.graphsampler.relaxation import Multiplier, Rule, check_relaxation, relax
 from vitgs.graphsampler.select import choose, frames_alike, kept_shape, ragged
 from vitgs.reduction.merging import merge_counts
@@ -273,7 +274,9 @@ class GraphSampler(nn.Module):
         """Edges by appearance and time, in windows of chunks as long as a frame's share of what is kept."""
         frames = self._shape(budget)[0]
         chunk = -(-nodes.count // (frames if frames > 1 else self.frames))
-        return build_edges(appearance_BSD, nodes.position_BN3, k=self.k, temporal=TEMPORAL_EDGES, chunk=chunk, window=self.window)
+        embed = self.vit.embed
+        grid = None if any(self.merges) else Grid(self.frames, embed.rows, embed.columns)
+        return build_edges(appearance_BSD, nodes.position_BN3, k=self.k, temporal=TEMPORAL_EDGES, chunk=chunk, window=self.window, grid=grid)
 
     def _together(self, nodes: Tokens, batch: int) -> Tokens:
         return nodes if nodes.x_BND.shape[0] == batch else join_frames(nodes, nodes.x_BND.shape[0] // batch)

@@ -20,8 +20,9 @@ from vitgs.backbone.readout import MeanReadout
 from vitgs.backbone.tokens import Tokens, gather, rows, split_frames, without_prefix
 from vitgs.graphsampler.bank import SCORE_STEPS, LongBank
 from vitgs.graphsampler.causal import SIMILARITY_STEPS, best, squared_distance
-from vitgs.graphsampler.edges import Edges, build_edges, neighbours, relative_features
+from vitgs.graphsampler.edges import Edges, build_edges, neighbours
 from vitgs.graphsampler.model import TEMPORAL_EDGES, GraphSampler
+from vitgs.graphsampler.relative import relative_features
 from vitgs.graphsampler.select import choose, kept_shape, ragged
 from vitgs.graphsampler.stream import Grid, grid_of
 from vitgs.reduction.utility import Utility, log_utility

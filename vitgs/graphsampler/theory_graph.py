@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitgs.backbone.tokens import Tokens
-from vitgs.graphsampler.edges import Edges, build_edges, neighbours, relative_features
+from vitgs.graphsampler.edges import Edges, build_edges, neighbours
 from vitgs.graphsampler.explain import layer_weights
 from vitgs.graphsampler.graph import Graph, GraphLayer
 from vitgs.graphsampler.messages import heads_apart
 from vitgs.graphsampler.model import TEMPORAL_EDGES, GraphSampler
+from vitgs.graphsampler.relative import relative_features
 from vitgs.graphsampler.theory import Scene, encode
 
 
