@@ -24,7 +24,7 @@ from vitgs.errors import BrokenOff, UsageError
 from vitgs.executor.local import Died, cores
 from vitgs.record import Job, Record
 from vitgs.report.reading import newest
-from vitgs.store import code
+from vitgs.store import code, same
 from vitgs.store.code import code_version
 from vitgs.store.records import append, read, read_all
 from vitgs.suite import load_profile, load_suite
@@ -259,6 +259,19 @@ def test_changed_code_makes_rows_stale_and_they_stay(bench: Bench, monkeypatch: 
     assert {job.system for job in bench.done} == {"vit_mean"}
     assert (summary.done, summary.kept) == (2 + 4 + 1, 4 * 2 + 2 + 2)
     assert len(read(bench.file)) == JOBS + 7
+
+
+def test_code_that_was_shown_to_give_the_same_rows_goes_on_from_them(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.sweep()
+
+    def faster(system: str, kind: Any) -> str:
+        return code.code_version(system, kind) + ("!" if system == "vit_mean" and kind == "train" else "")
+
+    for module in (ledger, drive, run, sys.modules[__name__]):
+        monkeypatch.setattr(module, "code_version", faster)
+    older = code.code_version("vit_mean", "train")
+    monkeypatch.setattr(same, "SAME", {older + "!": older})
+    assert bench.sweep().done == 0
 
 
 def test_a_full_disk_stops_the_sweep_and_the_same_command_goes_on(bench: Bench) -> None:

@@ -32,6 +32,7 @@ from vitgs.measure.soundness import NotMeasurable
 from vitgs.record import Job, Record, job_from, record_line, to_json
 from vitgs.store.code import code_version
 from vitgs.store.records import write_beside
+from vitgs.store.same import settled
 from vitgs.train import start
 from vitgs.train.checkpoints import digest_of, load_weights
 from vitgs.train.evaluate import evaluate
@@ -88,8 +89,8 @@ def replayable(record: Record) -> Record:
 
 
 def checkpoint_file(system: str, train_job: str) -> Path:
-    """Where the weights of a train job lie; other code trains into another file."""
-    return folders.cache() / "checkpoints" / f"{train_job}-{code_version(system, 'train')}.safetensors"
+    """Where the weights of a train job lie; other code trains into another file, unless it was shown to give the same."""
+    return folders.cache() / "checkpoints" / f"{train_job}-{settled(code_version(system, 'train'))}.safetensors"
 
 
 def image_start(size: str, style: str, height: int, width: int, steps: int, *, threads: int = 1, tell: Tell | None = None) -> Path:
@@ -105,7 +106,7 @@ def own_start(job: Job, *, tell: Tell | None = None) -> Path:
     folder = folders.cache() / "starts"
     train_stills, val_stills = (open_data(STILLS, split, height=job.clip.height, width=job.clip.width) for split in ("train", "val"))
     system, steps = registry.get(job.system), int(job.options["start_steps"])
-    folder = folder / code_version(job.system, "train")
+    folder = folder / settled(code_version(job.system, "train"))
     with _only_one(folder), _full_disk_is_known(folder):
         return start.own_start(system, job.size, job.style, job.knobs, train_stills, val_stills, folder, steps=steps, tell=tell)
 

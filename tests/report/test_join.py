@@ -12,6 +12,7 @@ from vitgs.errors import NothingToWorkOn
 from vitgs.report.best import best, leaders_by_system
 from vitgs.report.points import Book, Point
 from vitgs.report.render import load_book
+from vitgs.store import same
 
 
 def one(book: Book, system: str, data: str, **knobs: object) -> Point:
@@ -83,6 +84,12 @@ def test_stale_rows_are_shown_and_marked(results: Path) -> None:
     book = load_book([results], current=lambda system, kind: "new" if (system, kind) == ("tome", "measure") else None)
     assert {p.configuration.system for p in book.points if "stale" in p.flags} == {"tome"}
     assert [row.later for row in book.lost if row.status == "stale"] == ["still shown, marked stale"] * 4
+
+
+def test_rows_of_an_older_version_that_gave_the_same_are_fresh(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(same, "SAME", {"new": "c0de"})
+    book = load_book([results], current=lambda system, kind: "new" if (system, kind) == ("tome", "measure") else None)
+    assert not any("stale" in p.flags for p in book.points)
 
 
 def test_one_seed_is_preliminary(tmp_path: Path, book: Book) -> None:

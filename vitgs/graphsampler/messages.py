@@ -1,7 +1,8 @@
 """One round of messages over the edges of the graph, as a pure function, in the form that is fastest where it runs.
 
 Three forms give the same: rows of neighbours copied block by block, anywhere; where nodes are few, and something is learned or a CPU's cache holds
-all of it, products of all pairs, of which only edges are read; else, in inference on a CPU, bags of rows that are weighed where they lie.
+all of it, products of all pairs, of which only edges are read; else, in inference on a CPU, bags of rows that are weighed where they lie, which is
+how values are weighed there in either form.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def _by_pairs(said_BAX: Tensor, edges: Edges, logit_BSEh: Tensor, query_BSD: Ten
         pairs_BhSA = (query_BhSd * query_BhSd.shape[3] ** -0.5) @ heads_apart(key_BAD, heads).transpose(2, 3)
         score_BSEh = pairs_BhSA.gather(3, node_BhSE).permute(0, 2, 3, 1) + score_BSEh
     weight_BSEh = score_BSEh.softmax(dim=2)
-    # A place that no neighbour fills weighs nothing, whichever node it names.
     source_BSX = (weight_BSEh.transpose(2, 3) @ edges.relative_BSER).flatten(2)
+    # A place that no neighbour fills weighs nothing, whichever node it names.
     if may_read(said_BAX):
         row_NE = flat_rows(edges.node_BSE, said_BAX.shape[1]).flatten(0, 1)
         message_ND = weigh_heads(value_BAD.flatten(0, 1), row_NE, weight_BSEh.flatten(0, 1))

@@ -11,6 +11,7 @@ from vitgs.record import Estimate, Job, Kind, Record
 from vitgs.report.families import group_of
 from vitgs.report.points import NOT_READ, Configuration
 from vitgs.store.code import code_version
+from vitgs.store.same import settled
 
 STALE, CONTAMINATED = "stale", "contaminated"
 CurrentVersion = Callable[[str, Kind], "str | None"]
@@ -56,7 +57,7 @@ def frozen(knobs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 def is_stale(record: Record, current: CurrentVersion | None) -> bool:
     """Whether the code has changed since; by the row's own flag, and by the present version where the caller can tell it."""
     now = current(record.job.system, record.job.kind) if current else None
-    return STALE in record.flags or (now is not None and bool(record.code_version) and record.code_version != now)
+    return STALE in record.flags or (now is not None and bool(record.code_version) and settled(record.code_version) != settled(now))
 
 
 def newest(records: Iterable[Record], current: CurrentVersion | None) -> dict[str, Record]:

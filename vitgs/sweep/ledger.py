@@ -17,6 +17,7 @@ from vitgs.errors import UsageError
 from vitgs.record import Job, Kind, Record, digest
 from vitgs.store.code import code_version
 from vitgs.store.records import append, read_all
+from vitgs.store.same import settled
 
 # Before there are any rows to learn from.
 _FIRST_GUESS_S: dict[Kind, float] = {"train": 30.0, "eval": 3.0, "measure": 10.0}
@@ -41,7 +42,7 @@ class Ledger:
         self.ended: dict[str, Record] = {}
         for record in contents.records:
             self._learn(record)
-            counts = record.code_version == code_version(record.job.system, record.job.kind) if _known(record.job.system) else False
+            counts = _known(record.job.system) and settled(record.code_version) == settled(code_version(record.job.system, record.job.kind))
             if counts and not (retry_failed and record.status != "measured" and record.job.id not in self._tries):
                 self._settle(record)
         self.kept = len(self.ended)
