@@ -50,6 +50,9 @@ def main() -> int:
     parser.add_argument("--system", default="graphsampler")
     given = parser.parse_args()
     before, now = (measured(folder, given.system) for folder in (given.before, given.now))
+    if not before.keys() & now.keys():
+        print(f"both folders must hold rows of the same jobs of {given.system}; given: {len(before)} and {len(now)}, of none", file=sys.stderr)
+        return 1
     versions, counts = defaultdict[str, set[str]](set), defaultdict[str, list[int]](lambda: [0, 0])
     for job in sorted(before.keys() & now.keys()):
         old, new = before[job], now[job]
@@ -63,7 +66,7 @@ def main() -> int:
         print(f"{kind}: {equal} of {both} equal")
     for version, olds in sorted(versions.items()):
         print(f"{version} beside {', '.join(sorted(olds))}")
-    return 0 if counts and all(both == equal for both, equal in counts.values()) else 1
+    return 0 if all(both == equal for both, equal in counts.values()) else 1
 
 
 if __name__ == "__main__":
