@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from vitgs import registry
+from vitgs.backbone import sizes
 from vitgs.errors import UsageError
+from vitgs.record import Size
 from vitgs.store import code
 from vitgs.store.code import code_version
 
@@ -74,6 +77,15 @@ def test_each_kind_depends_on_its_own_part() -> None:
     assert len({code_version("joint", kind) for kind in ("train", "measure")}) == 2
     seen = {name: code_version(name, "measure") for name in registry.names()}
     assert len(set(seen.values())) == len(seen)
+
+
+def test_rows_that_were_added_to_a_table_dont_count_and_are_named_by_their_numbers() -> None:
+    _, bare = code._facts(Path(sizes.__file__))
+    for row in code.ADDED:
+        name, width, depth, heads, ratio = ast.literal_eval(row)[0]
+        assert name == f"{width}x{depth}x{heads}" and ratio == sizes.size("nano").mlp_ratio
+        assert sizes.size(name) == Size(name=name, width=width, depth=depth, heads=heads, mlp_ratio=ratio)
+        assert name not in bare and '"nano"' in bare
 
 
 def test_an_unknown_system_is_refused() -> None:

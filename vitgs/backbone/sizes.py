@@ -17,6 +17,7 @@ _ROWS = (
     # The embedded profile: small enough to train in a minute on one core.
     ("nano", 64, 4, 4, 3.0),
     ("pico", 48, 3, 3, 3.0),
+    ("64x12x4", 64, 12, 4, 3.0),  # width, depth and heads
     # Tests only need something that runs.
     ("test", 32, 2, 2, 2.0),
 )
