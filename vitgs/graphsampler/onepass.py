@@ -24,7 +24,7 @@ from vitgs.graphsampler.edges import Edges, build_edges, neighbours
 from vitgs.graphsampler.model import TEMPORAL_EDGES, GraphSampler
 from vitgs.graphsampler.relative import relative_features
 from vitgs.graphsampler.select import choose, kept_shape, ragged
-from vitgs.graphsampler.stream import Grid, grid_of
+from vitgs.graphsampler.stream import ChunkGrid, grid_of
 from vitgs.reduction.utility import Utility, log_utility
 
 
@@ -72,7 +72,7 @@ def whole(model: GraphSampler, clip_BTCHW: Tensor, chunk_frames: int, budget: fl
     return logits_BC if final is None or model.memory_head is None else logits_BC + model.memory_head(final)
 
 
-def _kept(model: GraphSampler, clip_BTCHW: Tensor, looked: Tokens | None, grid: Grid, spans: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+def _kept(model: GraphSampler, clip_BTCHW: Tensor, looked: Tokens | None, grid: ChunkGrid, spans: Sequence[int]) -> tuple[Tensor, Tensor | None]:
     """What all chunks keep, as indices into T*N in time order, and its log utility as bias."""
     batch, frames = clip_BTCHW.shape[:2]
     utility_BTN = None
@@ -169,7 +169,7 @@ def _encoded_by_place(model: GraphSampler, timed: Tokens, index_BS: Tensor, fram
 Found = tuple[Tensor, Tensor, Tensor]  # the node, valid and similarity of `Edges`
 
 
-def _edges(appearance_BSD: Tensor, position_BS3: Tensor, counts: Sequence[int], *, k: int, grid: Grid) -> Edges:
+def _edges(appearance_BSD: Tensor, position_BS3: Tensor, counts: Sequence[int], *, k: int, grid: ChunkGrid) -> Edges:
     """The edges of all nodes: into their chunk and the `past_chunks` before it; those of a chunk without a past are the model's own."""
     runs = _runs(counts)
     alone = 1 if grid.past_chunks else len(runs)

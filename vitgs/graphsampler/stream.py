@@ -48,7 +48,7 @@ GLANCE_FRAMES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class ChunkGrid:
     """How a video is cut and thinned. `past_chunks`: how many chunks before its own a node hears."""
 
     chunk_frames: int
@@ -56,7 +56,7 @@ class Grid:
     past_chunks: int
 
 
-def grid_of(model: GraphSampler, chunk_frames: int, budget: float | None, past_chunks: int | None) -> Grid:
+def grid_of(model: GraphSampler, chunk_frames: int, budget: float | None, past_chunks: int | None) -> ChunkGrid:
     """The grid with what was left out filled in from the model (its budget, its window); an error in one line for one that can't be."""
     model.check_plain("streaming")
     share = model.budget if budget is None else check_budget(budget)
@@ -72,7 +72,7 @@ def grid_of(model: GraphSampler, chunk_frames: int, budget: float | None, past_c
     if past_chunks is not None and past_chunks < 0:
         raise UsageError("a node hears 0 or more earlier chunks", given=past_chunks, remedy="set past_chunks to 0 or more, or leave it out")
     reach = -(-(model.window or model.frames) // chunk_frames)
-    return Grid(chunk_frames=chunk_frames, budget=share, past_chunks=reach if past_chunks is None else past_chunks)
+    return ChunkGrid(chunk_frames=chunk_frames, budget=share, past_chunks=reach if past_chunks is None else past_chunks)
 
 
 @dataclass(frozen=True, kw_only=True)
