@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.synthetic import BASE, records, write
+from tests.report.synthetic import BASE, FULL_MACS, records, write
 from vitgs.errors import NothingToWorkOn
 from vitgs.report.best import best, leaders_by_system
+from vitgs.report.costs import Costs
 from vitgs.report.points import Book, Point
+from vitgs.report.reading import configuration_of
 from vitgs.report.render import load_book
 from vitgs.store import same
 
@@ -50,6 +52,13 @@ def test_a_point_has_its_train_eval_and_measure_rows(book: Book) -> None:
 def test_the_anchor_is_vit_mean_at_full_compute(book: Book) -> None:
     assert one(book, "vit_mean", "moment", frames=0).cost.flop_speedup == pytest.approx(1.0)
     assert one(book, "vit_mean", "moment", frames=2).cost.flop_speedup == pytest.approx(8.0, rel=1e-3)
+
+
+def test_the_anchor_is_that_of_the_row_where_only_levers_of_it_are_shown() -> None:
+    lever = next(row for row in records() if row.job.kind == "measure" and row.job.system == "vit_mean" and row.job.knobs.get("frames") == 2)
+    row = dataclasses.replace(lever, result={**lever.result, "anchor_macs": FULL_MACS})
+    cost, _ = Costs([row]).of(configuration_of(row.job, "machine"), "moment")
+    assert cost.flop_speedup == pytest.approx(8.0, rel=1e-3)
 
 
 def test_failed_skipped_and_oom_rows_stay(book: Book) -> None:

@@ -59,7 +59,8 @@ class Costs:
         if not rows:
             return Cost(), []
         row = rows[0]
-        macs, anchor = number(_read(row, "macs")), self._anchor_macs.get(configuration.shape) or number(_read(row, "anchor_macs"))
+        # Of the anchor that the row was timed beside; a page may show only levers of it.
+        macs, anchor = number(_read(row, "macs")), number(_read(row, "anchor_macs")) or self._anchor_macs.get(configuration.shape)
         uncounted = _read(row, "uncounted") or _read(row, "macs_reason") or ""
         batch = number(_read(row, "batch"))
         return Cost(
