@@ -240,6 +240,7 @@ def _measured(kind: Kind, level: float) -> dict[str, Any]:
         "params_trainable": 210_000,
         "macs": int(macs),
         "flops": int(2 * macs),
+        "anchor_macs": int(FULL_MACS),
         "macs_by_part": {"backbone": int(macs)},
         "counters": {"torch": int(macs)},
         "latency_ms": around(1000 / rate * 1.4),

@@ -62,7 +62,9 @@ def answers(book: Book) -> list[Answer]:
 
 
 def _answer(machine: str, data: str, points: Sequence[Point]) -> Answer:
-    anchor = max((p.cost.macs or 0.0 for p in points if p.configuration.system == ANCHOR), default=None)
+    # Levers of the anchor, which do less work than it, don't stand for it.
+    whole = (p for p in points if p.configuration.system == ANCHOR and (p.cost.flop_speedup or 1.0) <= 1.0)
+    anchor = max((p.cost.macs or 0.0 for p in whole), default=None)
     full = anchor if anchor is not None else max(p.cost.macs or 0.0 for p in points)
     # In an ablation of one system its forms compete.
     competitor = system_of if len({system_of(p) for p in points}) > 1 else _series_of

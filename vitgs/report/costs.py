@@ -1,4 +1,5 @@
-"""Measure rows -> what each configuration costs, at one setting (device, type, threads, batch, machine), with speed-ups against the anchor."""
+"""Measure rows -> what each configuration costs, at one setting (device, type, threads, batch, machine), with speed-ups against the anchor
+that the row was timed beside."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitgs.record import Record
-from vitgs.report.points import ANCHOR, Configuration, Cost
+from vitgs.report.points import Configuration, Cost
 from vitgs.report.reading import configuration_of, estimate, machine_of, number
 
 _SETTING = ("device", "dtype", "threads", "batch")
@@ -45,12 +46,6 @@ class Costs:
         self._by_key: dict[Any, list[Record]] = {}
         for row in self.rows:
             self._by_key.setdefault(_key(configuration_of(row.job, "")), []).append(row)
-        self._anchor_macs: dict[Any, float] = {}
-        for row in self.rows:
-            macs, shape = number(_read(row, "macs")), configuration_of(row.job, "").shape
-            if row.job.system == ANCHOR and macs is not None:
-                # The anchor is the whole model: among vit_mean's own levers, the one that does the most work.
-                self._anchor_macs[shape] = max(macs, self._anchor_macs.get(shape, 0.0))
 
     def of(self, configuration: Configuration, data: str) -> tuple[Cost, list[Record]]:
         """The cost and the row it came from; a row measured on this data set's clips goes before one that holds for any content."""
@@ -59,8 +54,7 @@ class Costs:
         if not rows:
             return Cost(), []
         row = rows[0]
-        # Of the anchor that the row was timed beside; a page may show only levers of it.
-        macs, anchor = number(_read(row, "macs")), number(_read(row, "anchor_macs")) or self._anchor_macs.get(configuration.shape)
+        macs, anchor = number(_read(row, "macs")), number(_read(row, "anchor_macs"))
         uncounted = _read(row, "uncounted") or _read(row, "macs_reason") or ""
         batch = number(_read(row, "batch"))
         return Cost(

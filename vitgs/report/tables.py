@@ -125,7 +125,7 @@ def _row(configuration: Configuration, points: dict[str, Point], data_sets: Sequ
         "latency_ms": cells.estimate(cost.latency_ms),
         "latency_ratio": cells.estimate(cost.latency_ratio),
         "realised_speedup": cells.estimate(cost.throughput_ratio),
-        "flop_speedup": cells.number(cost.flop_speedup, cells.plain(cost.flop_speedup), "no anchor row of this size and clip", run=run),
+        "flop_speedup": cells.number(cost.flop_speedup, cells.plain(cost.flop_speedup), "timed beside no anchor", run=run),
         "conversion": cells.number(cost.conversion, cells.plain(cost.conversion), run=run),
         "ceiling_share": cells.estimate(cost.ceiling_share, scale=100),
         "peak_live_bytes": cells.number(cost.peak_live_bytes, quantity(cost.peak_live_bytes, "bytes"), run=run),
