@@ -60,6 +60,7 @@ def test_best_for_people(rows: list[Record], ran: Ran) -> None:
         (["--max-latency-ms", "-1"], 2, "--max-latency-ms must be above 0"),
         (["--max-gmacs", "1e-9"], 3, "within the limits"),
         (["--data", "nothing"], 3, "known: moment, order"),
+        (["--data", "moment,nothing"], 3, "given: nothing; known: moment, order"),
     ],
 )
 def test_best_says_why_there_is_none(arguments: list[str], code: int, says: str, rows: list[Record], ran: Ran) -> None:

@@ -34,6 +34,11 @@ def test_the_options_reach_the_sweep(asked: dict[str, Any], ran: Ran) -> None:
     assert (asked["out"], asked["executor"], asked["retry_failed"]) == (Path("elsewhere"), "local", False)
 
 
+def test_names_come_with_commas_or_with_the_option_again(asked: dict[str, Any], ran: Ran) -> None:
+    assert ran(["sweep", "--suite", "budget", "--data", "digits:moment", "--data", "digits:order, digits:link"]).code == 0
+    assert list(asked["data"]) == ["digits:moment", "digits:order", "digits:link"]
+
+
 def test_a_sweep_with_failed_rows_is_done(asked: dict[str, Any], ran: Ran) -> None:
     done = ran(["sweep", "--suite", "budget"])
     assert asked["data"] == ()

@@ -9,7 +9,7 @@ import pytest
 
 from vitgs.record import Estimate
 from vitgs.report.bootstrap import Resampler, percentile_interval
-from vitgs.report.compare import at_equal_seconds, best_within, difference, equal_macs, holm, tied_with, two_sided
+from vitgs.report.compare import Difference, at_equal_seconds, best_within, difference, equal_macs, holm, tied_with, two_sided
 from vitgs.report.points import Accuracy, Book, Cost, Point
 
 GROUP_OF_CLIP = [clip % 200 for clip in range(400)]
@@ -63,6 +63,33 @@ def test_seeds_part_has_the_sample_variance() -> None:
     right[1], right[2] = 1, 1
     draws = Resampler("v", range(400), 4000).top(right, (0, 1, 2))
     assert draws.var() == pytest.approx(np.var([0, 1, 1], ddof=1) / 3, rel=0.08)
+
+
+def test_what_endless_seeds_leave_is_told_from_five() -> None:
+    """Over many worlds: what five seeds say of the clips' part is the scatter that the difference of 200 seeds really has from world to world."""
+    rng, told, found = np.random.default_rng(4), [], []
+    for trial in range(60):
+        first, second = simulated(rng, (0.6, 0.4), 200)
+        found.append(first.mean() - second.mean())
+        resampler = Resampler(str(trial), GROUP_OF_CLIP, 1)
+        few, others = resampler.by_group(first[:5]), resampler.by_group(second[:5])
+        assert few is not None and others is not None
+        told.append(few.spread_without_seeds(others) ** 2)
+    assert np.sqrt(np.mean(told)) == pytest.approx(np.std(found, ddof=1), rel=0.25)
+    assert Resampler("one", GROUP_OF_CLIP, 1).by_group(first[:1]) is None
+
+
+def test_seeds_that_differ_on_all_clips_alike_leave_nothing_to_the_clips() -> None:
+    right = np.stack([np.zeros(400), np.ones(400), np.ones(400)])
+    resampler = Resampler("alike", GROUP_OF_CLIP, 1)
+    one, other = resampler.by_group(right), resampler.by_group(1 - right)
+    assert one is not None and other is not None
+    assert one.spread_without_seeds(other) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("alone", "beyond"), [(0.02, True), (0.005, False), (None, False)])
+def test_a_difference_within_what_clips_leave_open_is_beyond_seeds(alone: float | None, beyond: bool) -> None:
+    assert Difference(estimate=Estimate(value=-0.01), p=0.4, clips_alone=alone).beyond_seeds is beyond
 
 
 def test_two_sided_p_of_literal_draws() -> None:

@@ -24,7 +24,7 @@ def best(
     max_gmacs: Annotated[float | None, typer.Option("--max-gmacs", help="Giga-MACs a view.")] = None,
     max_memory_gib: Annotated[float | None, typer.Option("--max-memory-gib", help="Peak GiB of activations, or of the GPU.")] = None,
     max_energy_j: Annotated[float | None, typer.Option("--max-energy-j", help="Joules a clip.")] = None,
-    data: Annotated[str | None, typer.Option("--data", metavar="A,B", help="Only these data sets.")] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", metavar="A,B", help="Only these data sets.")] = None,
     results: Annotated[list[Path] | None, typer.Option("--results", metavar="DIR", help="Where the results lie; may be repeated.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -37,8 +37,8 @@ def best(
     points = load_book(results or [folders.results()]).points
     wanted = options.names(data)
     known = sorted({point.data for point in points if point.data})
-    if wanted and not set(wanted) & set(known):
-        raise NothingToWorkOn("the results must hold the data asked for", given=data, remedy=f"known: {', '.join(known) or 'none'}")
+    if missing := [name for name in wanted or () if name not in known]:
+        raise NothingToWorkOn("the results must hold the data asked for", given=", ".join(missing), remedy=f"known: {', '.join(known) or 'none'}")
     points = tuple(point for point in points if not wanted or point.data in wanted)
     found = choice.best(points, max_latency_ms, max_gmacs, max_memory_gib, max_energy_j)
     if not any(answer.point for answer in found):

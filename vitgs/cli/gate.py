@@ -28,7 +28,7 @@ QUANTITIES = (
     "graph breaks",
 )  # fmt: skip
 Suite = Annotated[str, typer.Option("--suite", help="A suite of suites/gate, or a .toml file.")]
-Cases = Annotated[str | None, typer.Option("--cases", metavar="A,B", help="These cases of the suite only.")]
+Cases = Annotated[list[str] | None, typer.Option("--cases", metavar="A,B", help="These cases of the suite only.")]
 Repository = Annotated[str | None, typer.Option("--repo", metavar="DIR", help="The repository; this checkout if left out.")]
 
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Keep history and calibration under this folder, not in results/.")]
@@ -41,7 +41,7 @@ def run(
     cases: Cases = None,
     seconds: Annotated[float, typer.Option("--seconds", help="Budget of the timed tier.")] = 60.0,
     tier: Annotated[str, typer.Option("--tier", help="exact (counts alone, no noise) or all.")] = "all",
-    allow: Annotated[str | None, typer.Option("--allow", metavar="A,B", help="Quantities of the exact tier that may grow.")] = None,
+    allow: Annotated[list[str] | None, typer.Option("--allow", metavar="A,B", help="Quantities of the exact tier that may grow.")] = None,
     allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="Take the head with changes that are not committed.")] = False,
     drift: Annotated[str | None, typer.Option("--drift", metavar="REV", help="Compare with this too, as long again: `tag` is the last tag.")] = None,
     repository: Repository = None,

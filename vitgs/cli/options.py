@@ -46,9 +46,9 @@ def _value(text: str) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def names(text: str | None) -> list[str] | None:
-    """`a,b` -> `["a", "b"]`; None and empty stay None."""
-    return [part.strip() for part in text.split(",") if part.strip()] or None if text else None
+def names(given: Sequence[str] | None) -> list[str] | None:
+    """`["a,b", "c"]`, an option given twice, -> `["a", "b", "c"]`; None and empty are None."""
+    return [part.strip() for text in given or () for part in text.split(",") if part.strip()] or None
 
 
 def positive(option: str, value: float | None) -> None:

@@ -15,7 +15,7 @@ from vitgs.cli import show as output
 def report(
     results: Annotated[list[Path] | None, typer.Option("--results", metavar="DIR", help="Where the results lie; may be repeated.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the report goes.")] = None,
-    formats: Annotated[str | None, typer.Option("--format", metavar="A,B", help="html, md, csv, latex, png, pdf; all if left out.")] = None,
+    formats: Annotated[list[str] | None, typer.Option("--format", metavar="A,B", help="html, md, csv, latex, png, pdf; all if left out.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Render the Pareto fronts as one web page, figures, and tables for a paper."""

@@ -16,8 +16,8 @@ from vitgs.numbers import quantity
 def sweep(
     suite: Annotated[str, typer.Option("--suite", help="What to run (see `list suites`).")],
     profile: Annotated[str | None, typer.Option("--profile", help="At which size, on which data, how long (see `list profiles`).")] = None,
-    data: Annotated[str | None, typer.Option("--data", metavar="A,B", help="Data sets or folders in place of the profile's.")] = None,
-    models: Annotated[str | None, typer.Option("--models", metavar="A,B", help="Only these systems; * and ? are wildcards.")] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", metavar="A,B", help="Data sets or folders in place of the profile's.")] = None,
+    models: Annotated[list[str] | None, typer.Option("--models", metavar="A,B", help="Only these systems; * and ? are wildcards.")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Seeds 0 to N-1.")] = None,
     storage: Annotated[str | None, typer.Option("--storage", metavar="URL", help="The study's database, beyond one machine.")] = None,
     executor: Annotated[str, typer.Option("--executor", help="local, ray or slurm.")] = "local",

@@ -50,7 +50,7 @@ class Accuracies:
         resampler = self._resampler(rows[0], clips)
         draws = resampler.top(correct_SC, seeds)
         top = percentile_interval(mean, draws, METHOD if len(seeds) > 1 else ONE_SEED, groups=resampler.groups)
-        return Accuracy(estimate=top, draws=draws, seeds=seeds, clips=clips)
+        return Accuracy(estimate=top, draws=draws, by_group=resampler.by_group(correct_SC), seeds=seeds, clips=clips)
 
     def _resampler(self, row: Record, clips: int) -> Resampler:
         key = (row.job.data, str(row.result.get("split")), str(row.result.get("groups") or ""), clips)

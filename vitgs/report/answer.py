@@ -150,8 +150,10 @@ def method_summary(found: Sequence[Sequence[Verdict]], where: str) -> str:
     compared = words["above"] + words["tie"] + words["below"]
     if not compared:
         return ""
+    beyond = sum(v.word == "tie" and v.difference is not None and v.difference.beyond_seeds for verdicts in found for v in verdicts)
+    hopeless = f" ({beyond} of these too close for these clips, whatever the seeds)" if beyond else ""
     parts = [
-        f"{text} in {'all' if words[word] == compared else words[word]}"
+        f"{text} in {'all' if words[word] == compared else words[word]}{hopeless if word == 'tie' else ''}"
         for word, text in (("above", "above"), ("tie", "tied"), ("below", "below"))
         if words[word]
     ]

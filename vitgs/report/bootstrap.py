@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,25 @@ from vitgs.record import Estimate
 DRAWS = 2000
 EXACT = "every answer alike; 95 % exact interval over clip groups"
 _ROWS_AT_ONCE = 250  # so that the weights of a large set need not be held as floats all at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByGroup:
+    """Right answers and clips of each of G groups, the answers as means over seeds. `scatter`: the part of the accuracy's variance that comes from
+    seeds being right on different groups, which more seeds would take away; what they do to all groups alike isn't in it."""
+
+    right_G: NDArray[np.float64]
+    clips_G: NDArray[np.float64]
+    scatter: float
+
+    def spread_without_seeds(self, other: ByGroup) -> float:
+        """The standard error that the accuracy of this less that of the other, on the same clips, would have with endless seeds: that of a ratio over
+        resampled groups, less both scatters."""
+        clips, groups = self.clips_G.sum(), self.clips_G.size
+        delta_G = self.right_G - other.right_G
+        apart_G = delta_G - delta_G.sum() / clips * self.clips_G
+        whole = float(apart_G @ apart_G) / clips**2 * groups / max(groups - 1, 1)
+        return math.sqrt(max(whole - self.scatter - other.scatter, 0.0))
 
 
 class Resampler:
@@ -34,7 +54,7 @@ class Resampler:
 
     def top(self, correct_SC: NDArray[np.float64], seeds: Sequence[int]) -> NDArray[np.float64]:
         """R draws of the accuracy averaged over seeds; `correct_SC` is the share of repetitions that were right, by seed and clip."""
-        right_SG = np.stack([np.bincount(self._group_C, weights=row, minlength=self.groups) for row in correct_SC]).astype(np.float64)
+        right_SG = self._right(correct_SC)
         accuracy_RS = np.concatenate([self._accuracy(self._weight_RG[i : i + _ROWS_AT_ONCE], right_SG) for i in range(0, self.draws, _ROWS_AT_ONCE)])
         mean_R: NDArray[np.float64] = accuracy_RS.mean(axis=1)
         count = len(seeds)
@@ -44,6 +64,21 @@ class Resampler:
         resampled_R = (picked_RS * accuracy_RS).sum(axis=1) / count
         widened_R: NDArray[np.float64] = mean_R + math.sqrt(count / (count - 1)) * (resampled_R - mean_R)
         return widened_R
+
+    def by_group(self, correct_SC: NDArray[np.float64]) -> ByGroup | None:
+        """What lies behind the accuracy group by group; None for one seed, which doesn't show its scatter."""
+        right_SG, seeds = self._right(correct_SC), len(correct_SC)
+        if seeds < 2:
+            return None
+        clips = self._clips_G.sum()
+        right_G = right_SG.mean(axis=0)
+        apart_SG = right_SG - right_G
+        apart_SG -= apart_SG.sum(axis=1, keepdims=True) / clips * self._clips_G
+        scatter = float((apart_SG**2).sum()) / clips**2 / (seeds - 1) / seeds
+        return ByGroup(right_G=right_G, clips_G=self._clips_G, scatter=scatter)
+
+    def _right(self, correct_SC: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.stack([np.bincount(self._group_C, weights=row, minlength=self.groups) for row in correct_SC]).astype(np.float64)
 
     def _accuracy(self, weight_rG: NDArray[np.uint8], right_SG: NDArray[np.float64]) -> NDArray[np.float64]:
         weight = weight_rG.astype(np.float64)

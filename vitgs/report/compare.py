@@ -14,15 +14,24 @@ from vitgs.record import Estimate
 from vitgs.report.points import METHOD, Draws, Point
 
 LEVEL = 0.05
+_TWO_SIDED = statistics.NormalDist().inv_cdf(1 - LEVEL / 2)
 _RESOLVED = 10  # draws in the tail below which its count says too little
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Top-1 of the first less that of the second, with its paired interval and two-sided bootstrap p; None where clips can't be paired."""
+    """Top-1 of the first less that of the second, with its paired interval and two-sided bootstrap p; None where clips can't be paired.
+
+    `clips_alone`: half the width of the interval that endless seeds would leave, which only more groups of clips narrow; None with one seed."""
 
     estimate: Estimate
     p: float | None
+    clips_alone: float | None = None
+
+    @property
+    def beyond_seeds(self) -> bool:
+        """No number of seeds tells a difference of this size from 0 on these clips."""
+        return self.clips_alone is not None and abs(self.estimate.value or 0.0) < self.clips_alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +66,8 @@ def difference(first: Point, second: Point) -> Difference:
     low, high = np.percentile(delta_R, (2.5, 97.5))
     value = a.estimate.value - b.estimate.value
     estimate = Estimate(value=value, low=float(low), high=float(high), method="paired bootstrap over seeds and clip groups")
-    return Difference(estimate=estimate, p=two_sided(delta_R))
+    alone = None if a.by_group is None or b.by_group is None else _TWO_SIDED * a.by_group.spread_without_seeds(b.by_group)
+    return Difference(estimate=estimate, p=two_sided(delta_R), clips_alone=alone)
 
 
 def two_sided(delta_R: Draws) -> float:

@@ -101,6 +101,7 @@ def _against(verdict: Verdict | None) -> dict[str, str] | None:
         "ours_macs": quantity(verdict.ours.cost.macs, "macs"),
         "difference": f"{sign}{abs(100 * (e.value or 0)):.1f}",
         "ends": ends,
+        "alone": "–" if verdict.difference.clips_alone is None else f"±{100 * verdict.difference.clips_alone:.1f}",
         "p": "–" if verdict.p_holm is None else "< 0.001" if verdict.p_holm < 0.001 else f"{verdict.p_holm:.3f}",
         "word": verdict.word,
     }

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitgs.record import Estimate
+from vitgs.report.bootstrap import ByGroup
 
 Draws = NDArray[np.float64]
 
@@ -56,10 +57,12 @@ class Name:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Top-1 or top-5 over seeds. `draws` are bootstrap replicates; the same draw number means the same resampled clips for every system."""
+    """Top-1 or top-5 over seeds. `draws` are bootstrap replicates; the same draw number means the same resampled clips for every system. `by_group`:
+    what lies behind them, None for one seed."""
 
     estimate: Estimate = NOT_READ
     draws: Draws | None = field(default=None, compare=False)
+    by_group: ByGroup | None = field(default=None, compare=False)
     seeds: tuple[int, ...] = ()
     clips: int = 0
 
