@@ -191,6 +191,13 @@ def test_a_wrong_suite_is_refused_with_its_place(tmp_path: Path, text: str, expe
         ("tune = 3", "must be a table"),
         ("[limits]\ntrain_s = 'x'", "train_s must be a number"),
         ("[start]\nweights = 'mine'", "one of shared, none"),
+        ("size = 'Q'", "a size in mine.toml must be"),
+        ("style = 'digit'", "did you mean digits"),
+        ("[train]\nlr = 'a'", "lr must be a number"),
+        ("[measure]\nseconds = nan", "finite number"),
+        ("[measure]\nseconds = 0", "above 0"),
+        ("[measure]\ndtype = 'int3'", "one of float32"),
+        ("[limits]\ntrain_s = -1", "above 0"),
     ],
 )
 def test_a_wrong_profile_is_refused_with_its_place(tmp_path: Path, text: str, expected: str) -> None:

@@ -100,7 +100,19 @@ def test_a_path_through_a_file_is_wrong_usage(code: int, ran: Ran, monkeypatch: 
 
 def test_an_interruption(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     fails(monkeypatch, KeyboardInterrupt())
-    assert ran(["report"]).code == 130
+    assert "the same command" in one_line(ran(["report"]), 130)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["best", "--data", ""], "must not be empty; given: --data ''"),
+        (["best", "--max-gmacs="], "must not be empty; given: --max-gmacs="),
+        (["cost", ""], "must not be empty"),
+    ],
+)
+def test_an_empty_argument_does_not_pass_for_one_left_out(arguments: list[str], says: str, ran: Ran) -> None:
+    assert says in one_line(ran(arguments), 2)
 
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError("a bug"), FileNotFoundError(errno.ENOENT, "a bug")])

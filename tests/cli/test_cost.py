@@ -146,6 +146,15 @@ def test_what_can_not_be_is_refused_in_one_line(arguments: list[str], says: str,
     assert says in one_line(ran(["cost", arguments[0], *SMALL, *arguments[1:]]), 2)
 
 
-def test_a_file_that_does_not_import(tmp_path: Path, ran: Ran) -> None:
-    (tmp_path / "broken.py").write_text("def factory(clip:\n", encoding="utf-8")
-    assert "must import" in one_line(ran(["cost", "broken.py", *SMALL]), 2)
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("def factory(clip:\n", "must import"),
+        ("1 / 0\n", "ZeroDivisionError: division by zero at broken.py:1"),
+        ("raise SystemExit(3)\n", "SystemExit: 3 at broken.py:1"),
+        ("def factory(clip):\n    raise KeyError(clip.frames)\n", "KeyError: 8 at broken.py:2"),
+    ],
+)
+def test_a_file_of_ones_own_that_fails_is_told_with_its_place(text: str, says: str, tmp_path: Path, ran: Ran) -> None:
+    (tmp_path / "broken.py").write_text(text, encoding="utf-8")
+    assert says in one_line(ran(["cost", "broken.py", *SMALL]), 2)

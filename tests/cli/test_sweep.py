@@ -19,7 +19,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     def run_sweep(suite: str, **options: Any) -> Summary:
         seen.update(options, suite=suite)
         failed = (("train joint() digits:moment seed 0", "killed"),)
-        return Summary(file=tmp_path / "results" / "m" / "budget.jsonl", done=3, kept=4, failed=failed, seconds=90.0)
+        return Summary(file=tmp_path / "results" / "m" / "budget.jsonl", done=3, kept=4, measured=6, failed=failed, seconds=90.0)
 
     monkeypatch.setattr("vitgs.sweep.run_sweep", run_sweep)
     return seen
@@ -49,6 +49,14 @@ def test_a_sweep_with_failed_rows_is_done(asked: dict[str, Any], ran: Ran) -> No
     ]
 
 
+def test_a_sweep_that_measured_nothing_is_not_done(ran: Ran, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nothing = Summary(file=tmp_path / "budget.jsonl", done=1, kept=0, measured=0, failed=(("train joint()", "killed"),))
+    monkeypatch.setattr("vitgs.sweep.run_sweep", lambda *_, **__: nothing)
+    done = ran(["sweep", "--suite", "budget"])
+    assert (done.code, done.out.splitlines()[-1]) == (1, "failed: train joint(): killed")
+    assert "must measure something" in done.err
+
+
 def test_the_document(asked: dict[str, Any], ran: Ran) -> None:
     document = ran(["sweep", "--suite", "budget", "--profile", "embedded", "--json"]).document
     assert asked["profile"] == "embedded"
@@ -68,6 +76,10 @@ def test_the_document(asked: dict[str, Any], ran: Ran) -> None:
         (["--suite", "budget", "--executor", "cloud"], "--executor must be one of"),
         (["--suite", "budget", "--device", "tpu"], "a device must be"),
         (["--suite", "own.toml"], "key"),
+        (["--suite", "none.toml"], "must exist"),
+        (["--suite", "smoke", "--storage", "foo"], "--storage must be a URL"),
+        (["--suite", "smoke", "--storage", "sqlite:////none/study.db"], "given: sqlite: OperationalError"),
+        (["--suite", "smoke", "--out", "own.toml"], "--out must name a folder"),
     ],
 )
 def test_what_can_not_be_is_refused_in_one_line(arguments: list[str], says: str, ran: Ran, tmp_path: Path) -> None:

@@ -67,8 +67,16 @@ def test_training_is_told_on_stderr(ran: Ran) -> None:
 def test_eval_needs_a_checkpoint_of_ours(ran: Ran, tmp_path: Path) -> None:
     assert "with its .json beside it" in one_line(ran(["eval", "none.safetensors"]), 2)
     (tmp_path / "odd.safetensors").touch()
-    (tmp_path / "odd.json").write_text("{}", encoding="utf-8")
-    assert "is written by `train`" in one_line(ran(["eval", "odd.safetensors"]), 2)
+    for text in (
+        "{}",
+        "[]",
+        "3",
+        '{"clip": {}}',
+        '{"clip": {"frames": 8, "height": 32, "width": 32, "channels": 3, "classes": 2}, "knobs": []}',
+        "\xff",
+    ):
+        (tmp_path / "odd.json").write_text(text, encoding="latin-1")
+        assert "is written by `train`" in one_line(ran(["eval", "odd.safetensors"]), 2)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +93,11 @@ def test_eval_needs_a_checkpoint_of_ours(ran: Ran, tmp_path: Path) -> None:
         (["joint", "--data", "digits:moment", "--resolution", "30"], "multiples of the patch"),
         (["joint", "--data", "digits:moment", "--temporal-scales", "1,0.5"], "temporal scales are for folders of videos"),
         (["joint", "--data", "digits:moment", "--temporal-scales", "half"], "takes numbers with commas between"),
+        (["joint", "--data", "digits:moment", "--out", "a-file/weights"], "--out must name a folder"),
     ],
 )
-def test_what_can_not_be_is_refused_in_one_line(arguments: list[str], says: str, ran: Ran) -> None:
+def test_what_can_not_be_is_refused_in_one_line(arguments: list[str], says: str, ran: Ran, tmp_path: Path) -> None:
+    (tmp_path / "a-file").touch()
     assert says in one_line(ran(["train", *arguments]), 2)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vitgs.errors import UsageError
 from vitgs.gate import calibrate, history
 from vitgs.gate.cases import GateCase
 from vitgs.measure.shares import clopper_pearson
@@ -63,3 +64,14 @@ def test_history_is_appended_and_a_cut_line_is_no_row(tmp_path: Path) -> None:
     assert [row["kind"] for row in history.rows(path)] == ["run", "calibration"]
     lines = path.read_text().splitlines()
     assert json.loads(lines[0]) == {"format": 1, "kind": "run", "ratio": 1.5} and lines[1].endswith(history.CUT_MARK)
+
+
+@pytest.mark.parametrize("line", [b"junk", b"[]", b"3", b'{"kind":"run"}', b'{"format":99}', b"\xff"])
+def test_a_line_that_is_no_row_is_named_and_a_cut_one_left_out(line: bytes, tmp_path: Path) -> None:
+    path = tmp_path / history.ROWS
+    history.append(path, {"kind": "run"})
+    path.write_bytes(path.read_bytes() + b'{"format":1,"ki')
+    assert len(history.rows(path)) == 1
+    path.write_bytes(line + b"\n")
+    with pytest.raises(UsageError, match=r"gate\.jsonl:1"):
+        history.rows(path)

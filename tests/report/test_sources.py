@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vitgs.report.sources import machine_folders
+import pytest
+
+from tests.report.synthetic import BASE, records, write
+from vitgs.errors import UsageError
+from vitgs.report.sources import load, machine_folders
+from vitgs.store.records import GATE
 
 
 def folder(root: Path, name: str) -> Path:
@@ -19,3 +24,23 @@ def test_the_reference_stands_in_only_where_there_is_nothing_else(tmp_path: Path
     own = folder(tmp_path, "cpu-2")
     assert machine_folders([tmp_path]) == [own]
     assert machine_folders([reference, tmp_path]) == [reference, own]
+
+
+def test_the_rows_of_the_gate_are_no_results(tmp_path: Path) -> None:
+    """They lie in the same folder: they aren't read as results, and a folder that has nothing else isn't one's own results."""
+    reference = write(tmp_path, records(BASE[:1], seeds=1), "reference-cpu-1") / "reference-cpu-1"
+    (tmp_path / "cpu-2").mkdir()
+    for place in (reference, tmp_path / "cpu-2"):
+        (place / GATE).write_text('{"format":1,"kind":"run"}\n', encoding="utf-8")
+    assert machine_folders([tmp_path]) == [reference]
+    assert load([tmp_path])[0].records
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("machine.json", "{"), ("machine.json", "[]"), ("groups-0.json", "{"), ("groups-0.json", '{"groups": "a"}')]
+)
+def test_a_broken_file_beside_the_rows_is_named(name: str, text: str, tmp_path: Path) -> None:
+    write(tmp_path, records(BASE[:1], seeds=1), "cpu-1")
+    (tmp_path / "cpu-1" / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=name):
+        load([tmp_path])

@@ -63,8 +63,13 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Carries out a command line and returns its exit code; known errors are printed as one line."""
     try:
-        code = app(args=arguments, prog_name=PROGRAM, standalone_mode=False)
-        sys.stdout.flush()
+        given = sys.argv[1:] if arguments is None else arguments
+        _check_not_empty(given)
+        code = app(args=given, prog_name=PROGRAM, standalone_mode=False)
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
+        if code == INTERRUPTED:  # typer makes this of Ctrl-C
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except VitgsError as error:
         return _refuse(str(error), error.exit_code)
@@ -73,7 +78,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         command = context.command_path if context is not None else PROGRAM
         return _refuse(f"{error.format_message().rstrip('.')}; see {command} --help", 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _refuse("interrupted; a sweep goes on with the same command", INTERRUPTED)
+        return _refuse("interrupted; a sweep goes on where it was with the same command", INTERRUPTED)
     except BrokenPipeError:
         return _reader_left()
     except SystemExit as stop:
@@ -93,6 +98,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         place = error.filename or "the disk"
         remedy = "make room or give permission, then run the same command again"
         return _refuse(str(BrokenOff("the disk must take what is written", given=f"{place} is {_ENVIRONMENT[error.errno]}", remedy=remedy)), 5)
+
+
+def _check_not_empty(arguments: Sequence[str]) -> None:
+    """An unset variable of a shell makes an empty argument, which would pass for an option left out, or for the working folder."""
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            given = argument or f"{before} ''".strip()
+            raise UsageError("an argument must not be empty", given=given, remedy="give a value, or leave the option out")
 
 
 def _reader_left() -> int:

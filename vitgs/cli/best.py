@@ -47,8 +47,9 @@ def best(
     if as_json:
         output.document([_answer(answer) for answer in found])
         return
+    beside = "".join(f" --results {shlex.quote(str(place))}" for place in results or ())
     for answer in found:
-        _print(answer)
+        _print(answer, beside)
 
 
 def _describe(point: Point) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def _answer(answer: Best) -> dict[str, Any]:
     }
 
 
-def _print(answer: Best) -> None:
+def _print(answer: Best, beside: str) -> None:
     print(f"{answer.data} on {answer.machine}")
     if answer.point is None:
         print(f"  none: {answer.reason}")
@@ -100,6 +101,6 @@ def _print(answer: Best) -> None:
         ("most accurate with probability in %", percent(answer.probability, 0)),
         ("can't be told from", ", ".join(tie.name.full for tie in answer.ties) or "no other system"),
         ("left out", f"{answer.excluded} over a limit, {answer.unmeasured} without a value for one"),
-        ("again", answer.replay and shlex.join(shlex.split(answer.replay))),
+        ("again", answer.replay and shlex.join(shlex.split(answer.replay)) + beside),
     ]
     output.columns((f"  {name}", text) for name, text in lines)

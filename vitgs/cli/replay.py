@@ -57,12 +57,12 @@ def _find(prefix: str, places: list[Path]) -> Record:
     if len(prefix) < SHORTEST_PREFIX:
         raise UsageError(f"a row's id has at least {SHORTEST_PREFIX} characters", given=prefix, remedy=WHERE_IDS_ARE)
     from vitgs.report.sources import machine_folders
-    from vitgs.store.records import read
+    from vitgs.store.records import files, read
 
     # Rows of the committed references too, which a page may show beside one's own.
     inside = [folder for place in places if place.is_dir() for folder in sorted(place.iterdir()) if folder.is_dir()]
-    searched = [folder for folder in dict.fromkeys([*machine_folders(places), *inside]) if any(folder.glob("*.jsonl"))]
-    rows = [record for folder in searched for file in sorted(folder.glob("*.jsonl")) for record in read(file)]
+    searched = [folder for folder in dict.fromkeys([*machine_folders(places), *inside]) if files(folder)]
+    rows = [record for folder in searched for file in files(folder) for record in read(file)]
     if not rows:
         given = ", ".join(map(folders.portable, places))
         raise NothingToWorkOn("a replay needs results", given=f"none in {given}", remedy="make some with `vitgs-bench sweep --suite budget`")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +72,8 @@ def _file_module(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as error:
-        raise UsageError("a model's file must import", given=f"{path}: {error}", remedy="repair the file") from error
+    except (Exception, SystemExit) as error:
+        raise UsageError("a model's file must import", given=f"{path}: {_told(error)}", remedy="repair the file") from error
     return module
 
 
@@ -81,9 +82,16 @@ def _named_module(name: str, reference: str) -> ModuleType:
         sys.path.insert(0, "")  # as `python -m` has it: packages of the working directory
     try:
         return importlib.import_module(name)
-    except (ImportError, ValueError, SyntaxError) as error:
-        remedy = "install the package, or check the name"
-        raise UsageError("package.module:factory must import", given=f"{reference}: {error}", remedy=remedy) from error
+    except (Exception, SystemExit) as error:
+        remedy = "install the package, check the name, or repair the module"
+        raise UsageError("package.module:factory must import", given=f"{reference}: {_told(error)}", remedy=remedy) from error
+
+
+def _told(error: BaseException) -> str:
+    """What a user's own code raised, and where in it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames and not isinstance(error, ImportError | SyntaxError) else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _from_module(module: ModuleType, attribute: str, reference: str) -> System:
@@ -104,6 +112,8 @@ def _from_module(module: ModuleType, attribute: str, reference: str) -> System:
         except TypeError as error:
             remedy = "write def factory(clip): ..."
             raise UsageError("a factory takes one argument, the clip's shape", given=f"{reference}: {error}", remedy=remedy) from error
+        except Exception as error:
+            raise UsageError("a factory must build its model", given=f"{reference}: {_told(error)}", remedy="repair the factory") from error
         if not isinstance(model, nn.Module):
             raise UsageError("a factory must return an nn.Module", given=f"{reference}: {type(model).__name__}", remedy="return the model")
         return model

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitgs import folders
 from vitgs.cli import options
 from vitgs.cli import show as output
+from vitgs.errors import AnswerIsNo
 from vitgs.numbers import quantity
+
+if TYPE_CHECKING:
+    from vitgs.sweep import Summary
 
 
 def sweep(
@@ -20,7 +24,7 @@ def sweep(
     models: Annotated[list[str] | None, typer.Option("--models", metavar="A,B", help="Only these systems; * and ? are wildcards.")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Seeds 0 to N-1.")] = None,
     storage: Annotated[str | None, typer.Option("--storage", metavar="URL", help="The study's database, beyond one machine.")] = None,
-    executor: Annotated[str, typer.Option("--executor", help="local, ray or slurm.")] = "local",
+    executor: Annotated[str, typer.Option("--executor", help="local; ray and slurm are not in this version.")] = "local",
     workers: Annotated[int | None, typer.Option("--workers", help="Training jobs side by side; one per core if left out.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The results' folder.")] = None,
     device: options.Device = "cpu",
@@ -34,7 +38,8 @@ def sweep(
     from vitgs.sweep import run_sweep
 
     device_of(device)
-
+    if out is not None:
+        options.ready("--out", out)
     summary = run_sweep(
         suite,
         profile=profile,
@@ -50,7 +55,13 @@ def sweep(
     )
     if as_json:
         output.document(summary.to_json())
-        return
+    else:
+        _print(summary)
+    if summary.failed and not summary.measured:
+        raise AnswerIsNo("a sweep must measure something", given="no row that holds a result", remedy="the rows' reasons say what to repair")
+
+
+def _print(summary: Summary) -> None:
     print(f"{summary.done} rows written, {summary.kept} kept, in {quantity(summary.seconds, 's')}: {folders.portable(summary.file)}")
     for kind, rows in (("failed", summary.failed), ("skipped", summary.skipped)):
         for label, reason in rows:

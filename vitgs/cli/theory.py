@@ -42,6 +42,11 @@ def theory(
     options.positive("--time", time)
     abouts = [about_checkpoint(file) for file in checkpoint]
     _comparable(checkpoint, abouts)
+    folder = options.ready("--out", out or folders.reports() / "theory")
+    kept, table = record or folder / "theory.json", folder / "theory.md"
+    options.ready("--record", kept.parent)
+    if kept.is_dir():
+        raise UsageError("--record must name a file", given=f"{kept}, a folder", remedy="name a file in it")
     from vitgs.cli import theory_run
     from vitgs.report import theory_claims, theory_figures
     from vitgs.report.theory import numbers
@@ -55,10 +60,6 @@ def theory(
     described = [{"file": file.name, **about} for file, about in zip(checkpoint, abouts, strict=True)]
     settings = {"data": source.name, "data_digest": source.digest, "split": split, "budget": found.budget, **theory_run.settings(clips, found)}
     everything = to_json({"format": FORMAT, "settings": settings, "checkpoints": described, **numbers(found), "scaling": scaling, "claims": claims})
-    folder = out or folders.reports() / "theory"
-    kept, table = record or folder / "theory.json", folder / "theory.md"
-    for file in (kept, table):
-        file.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(everything, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
     table.write_text(theory_claims.table(claims, _about(abouts, found.clips, settings)), encoding="utf-8")
     files = [folders.portable(file) for file in (kept, table, *theory_figures.draw(found, scaling, folder))]

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from vitgs import folders
+from vitgs.errors import UsageError
 from vitgs.measure import machine
 from vitgs.record import digest, to_json
 from vitgs.store import records
 
 FORMAT = 1
 CUT_MARK = records.CUT_MARK
-ROWS, CALIBRATION = "gate.jsonl", "gate-calibration.json"
+ROWS, CALIBRATION = records.GATE, "gate-calibration.json"
 
 
 def folder(results: Path | None = None) -> Path:
@@ -39,14 +40,22 @@ def append(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """All rows that were written whole."""
+    """All rows that were written whole; a line that was is no row is an error that names it, as in the results files."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
     found = []
-    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
-        if line.strip() and not line.endswith(CUT_MARK):
-            try:
-                found.append(json.loads(line))
-            except ValueError:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.endswith(CUT_MARK.encode()):
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+            if number == len(lines):  # cut while it was written, and not yet marked
                 continue
+        if not isinstance(row, dict) or row.get("format") != FORMAT:
+            remedy = "restore the file from a copy, or move that line out of it"
+            raise UsageError("every line of the gate's file must be one of its rows", given=f"{path}:{number}", remedy=remedy)
+        found.append(row)
     return found
 
 

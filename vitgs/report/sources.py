@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitgs.errors import NothingToWorkOn
+from vitgs.errors import NothingToWorkOn, UsageError
 from vitgs.record import Record
-from vitgs.store.records import read
+from vitgs.store.records import files, read
 
 REMEDY = "make some with `vitgs-bench sweep --suite budget`"
 
@@ -32,10 +32,10 @@ def machine_folders(results: Sequence[Path]) -> list[Path]:
     """The folders among `results`, or directly inside them, that hold rows; committed references only when named or when nothing else is there."""
     found: list[Path] = []
     for folder in results:
-        if any(folder.glob("*.jsonl")):
+        if files(folder):
             found.append(folder)
         elif folder.is_dir():
-            inside = sorted(f for f in folder.iterdir() if f.is_dir() and any(f.glob("*.jsonl")))
+            inside = sorted(f for f in folder.iterdir() if f.is_dir() and files(f))
             found += [f for f in inside if not f.name.startswith(REFERENCE)] or inside
     return list(dict.fromkeys(found))
 
@@ -53,10 +53,29 @@ def load(results: Sequence[Path]) -> list[MachineResults]:
 
 
 def _machine(folder: Path) -> MachineResults:
-    records = tuple(record for file in sorted(folder.glob("*.jsonl")) for record in read(file))
+    records = tuple(record for file in files(folder) for record in read(file))
     described = folder / "machine.json"
-    description = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {}
-    groups = {
-        f.stem.removeprefix("groups-"): tuple(json.loads(f.read_text(encoding="utf-8"))["groups"]) for f in sorted(folder.glob("groups-*.json"))
-    }
+    description = _table(described) if described.is_file() else {}
+    groups = {f.stem.removeprefix("groups-"): _groups(f) for f in sorted(folder.glob("groups-*.json"))}
     return MachineResults(machine=folder.resolve().name, records=records, description=description, groups=groups)
+
+
+def _groups(file: Path) -> tuple[int, ...]:
+    groups = _table(file).get("groups")
+    if not isinstance(groups, list) or not all(isinstance(group, int) for group in groups):
+        raise _broken(file, "no list of numbers called groups")
+    return tuple(groups)
+
+
+def _table(file: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _broken(file, str(error)) from error
+    if not isinstance(table, dict):
+        raise _broken(file, f"a {type(table).__name__}")
+    return table
+
+
+def _broken(file: Path, what: str) -> UsageError:
+    return UsageError("what lies beside the rows must be as a sweep wrote it", given=f"{file}: {what}", remedy="restore the file from a copy")

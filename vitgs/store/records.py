@@ -19,6 +19,7 @@ from vitgs.errors import BrokenOff, UsageError
 from vitgs.record import Record, record_from, record_line
 
 CUT_MARK = " #cut"
+GATE = "gate.jsonl"  # the gate's own file, which lies beside the rows and is none of them
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -28,6 +29,11 @@ class Contents:
 
     records: tuple[Record, ...] = ()
     cut: tuple[str, ...] = ()
+
+
+def files(folder: Path) -> list[Path]:
+    """The results files of a machine's folder; none where there is no folder."""
+    return sorted(file for file in folder.glob("*.jsonl") if file.name != GATE)
 
 
 def read(path: Path) -> list[Record]:

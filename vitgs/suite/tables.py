@@ -7,6 +7,7 @@ Importing this is cheap: no torch.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitgs import folders
+from vitgs.backbone.sizes import SIZES, STYLES
 from vitgs.errors import UsageError, unknown
-from vitgs.train.recipe import recipe_from
+from vitgs.train.recipe import Recipe, recipe_from
 
 Rule = Literal["elastic", "paper", "none"]
 OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
@@ -148,8 +150,10 @@ _CHOICES: dict[tuple[type, str], tuple[str, ...]] = {
     (Profile, "rules"): ("elastic", "paper"),
     (Profile, "equal"): ("steps", "core_seconds"),
     (Start, "weights"): ("shared", "none"),
+    (Measure, "dtype"): ("float32", "bfloat16", "float16"),
 }
 _LEAST = {"frames": 1, "height": 1, "width": 1, "seeds": 1, "equal_seeds": 1, "steps": 1, "batch": 1, "trials": 0, "val_clips": 0, "test_clips": 0}
+_ABOVE_ZERO = ("seconds", "target", "train_s", "eval_s", "measure_s")
 
 
 def suite_names() -> list[str]:
@@ -165,7 +169,14 @@ def profile_names() -> list[str]:
 def load_suite(name: str) -> Suite:
     """A suite by its name, or by the path of a TOML file."""
     file = _file(name, folders.suites(), "suite", suite_names())
+    if file.stem == "gate":
+        raise UsageError("a suite must not be called gate: that results file is the gate's", given=file.name, remedy="give the file another name")
     suite: Suite = _read(Suite, _toml(file), file.name, name=file.stem)
+    if not suite.objectives:
+        raise UsageError(f"{file.name} must name an objective", given="objectives = []", remedy=f"name some of {', '.join(OBJECTIVES)}")
+    for entry in suite.systems:
+        if entry.size and entry.size not in SIZES:
+            raise unknown("size", entry.size, SIZES, where=file.name)
     if not suite.systems:
         raise UsageError(f"{file.name} must name at least one system", given="no [[systems]]", remedy='add [[systems]] with name = "vit_mean"')
     if suite.sampler != "grid" and suite.trials < 1:
@@ -179,15 +190,20 @@ def load_profile(name: str) -> Profile:
     """A profile by its name, or by the path of a TOML file."""
     file = _file(name, folders.suites() / "profiles", "profile", profile_names())
     profile: Profile = _read(Profile, _toml(file), file.name, name=file.stem)
+    _read(Recipe, profile.train, f"{file.name}, train")
     recipe_from(profile.train, where=f"{file.name}, [train]")
+    for kind, name, known in (("size", profile.size, SIZES), ("style", profile.style, STYLES)):
+        if name not in known:
+            raise unknown(kind, name, known, where=file.name)
     return profile
 
 
 def _file(name: str, folder: Path, kind: str, known: list[str]) -> Path:
     if name.endswith(".toml"):
         file = Path(name).expanduser()
-        if file.is_file():
-            return file
+        if not file.is_file():
+            raise UsageError(f"a {kind}'s .toml file must exist", given=name, remedy=f"check the path, or name one of {', '.join(known)}")
+        return file
     if name not in known:
         raise unknown(kind, name, known)
     return folder / f"{name}.toml"
@@ -215,6 +231,8 @@ def _read(kind: type, table: Mapping[str, Any], where: str, **fixed: str) -> Any
                     raise UsageError(f"{key} in {where} must be one of {', '.join(allowed)}", given=repr(one), remedy="name one of these")
         if key in _LEAST and isinstance(value, int) and value < _LEAST[key]:
             raise UsageError(f"{key} in {where} must be at least {_LEAST[key]}", given=value, remedy=f"set it to {_LEAST[key]} or more")
+        if key in _ABOVE_ZERO and isinstance(value, (int, float)) and value <= 0:
+            raise UsageError(f"{key} in {where} must be above 0", given=value, remedy="set it to a positive number")
     missing = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING and f.name not in values]
     if missing:
         raise UsageError(f"{where} must have {', '.join(missing)}", given=f"keys {', '.join(table) or 'none'}", remedy="add it")
@@ -236,6 +254,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     expected = hint if not isinstance(hint, types.UnionType) else object
+    if isinstance(value, float) and not math.isfinite(value):
+        _refuse("a finite number", value, where)
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         _refuse({int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[expected], value, where)
     return value

@@ -27,7 +27,7 @@ from vitgs.suite import Profile, load_profile, load_suite
 from vitgs.suite.plan import Plan, Planner, Point, planner
 from vitgs.sweep.ledger import CONTAMINATED, MOST_TRIES, Ledger, only_sweep
 from vitgs.sweep.progress import Bar, label
-from vitgs.sweep.study import Trials
+from vitgs.sweep.study import Trials, database
 
 EXECUTORS = ("local", "ray", "slurm")
 PRELOAD = ("vitgs.executor.warm",)
@@ -36,11 +36,13 @@ _VOLATILE = ("threads", "load_1min", "git_commit", "git_dirty")
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """`done`: rows written now; `kept`: rows that were there before; `failed`, `skipped`: (job, reason) of every row that holds no result."""
+    """`done`: rows written now; `kept`: rows that were there before; `measured`: how many of all hold a result; `failed`, `skipped`: (job, reason)
+    of those that don't."""
 
     file: Path
     done: int
     kept: int
+    measured: int
     failed: tuple[tuple[str, str], ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
@@ -48,7 +50,14 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """What `sweep --json` prints."""
         lost = {name: [{"job": job, "reason": reason} for job, reason in rows] for name, rows in (("failed", self.failed), ("skipped", self.skipped))}
-        return {"file": folders.portable(self.file), "done": self.done, "kept": self.kept, **lost, "seconds": round(self.seconds, 1)}
+        return {
+            "file": folders.portable(self.file),
+            "done": self.done,
+            "kept": self.kept,
+            "measured": self.measured,
+            **lost,
+            "seconds": round(self.seconds, 1),
+        }
 
 
 def run_sweep(
@@ -73,9 +82,10 @@ def run_sweep(
     started = time.perf_counter()
     suite = load_suite(suite_name)
     chosen = load_profile(profile or suite.profile)
-    _check(executor, workers)
+    _check(executor, workers, storage)
     names = [name if name.startswith("digits:") else folders.portable(Path(name)) for name in data]
     plans = planner(suite, chosen, models=models, seeds=seeds, data=names, threads=cores(), device=device)
+    opened = database(storage)
     file = (out or folders.results()) / machine.slug() / f"{suite.name}.jsonl"
     with only_sweep(file):
         ledger = Ledger(file, retry_failed=retry_failed)
@@ -88,16 +98,20 @@ def run_sweep(
                 bar.say(f"{folders.portable(Path(place))}: cut while it was written; its job is done again")
             sweep = _Sweep(plans=plans, ledger=ledger, bar=bar, profile=chosen, workers=workers or (1 if device.startswith("cuda") else cores()))
             try:
-                sweep.work(Trials(plans, ledger.ended, storage=storage))
+                sweep.work(Trials(plans, ledger.ended, storage=opened))
             finally:
                 sweep.close()
     rows = [ledger.ended[job_id] for job_id in sweep.concerned if job_id in ledger.ended]
     kept = sum(row.job.id not in sweep.worked for row in rows)
     failed, skipped = (tuple((label(r.job), r.reason) for r in rows if r.status == status) for status in ("failed", "skipped"))
-    return Summary(file=file, done=sweep.written, kept=kept, failed=failed, skipped=skipped, seconds=time.perf_counter() - started)
+    measured = sum(row.status == "measured" for row in rows)
+    seconds = time.perf_counter() - started
+    return Summary(file=file, done=sweep.written, kept=kept, measured=measured, failed=failed, skipped=skipped, seconds=seconds)
 
 
-def _check(executor: str, workers: int | None) -> None:
+def _check(executor: str, workers: int | None, storage: str | None) -> None:
+    if storage is not None and "://" not in storage:
+        raise UsageError("--storage must be a URL", given=repr(storage), remedy="write, say, --storage postgresql://host/study")
     if executor not in EXECUTORS:
         raise UsageError(f"--executor must be one of {', '.join(EXECUTORS)}", given=repr(executor), remedy="name one of these")
     if executor != "local":

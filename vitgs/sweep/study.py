@@ -11,9 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.storages import BaseStorage, get_storage
 from optuna.trial import Trial, TrialState
 
+from vitgs.errors import UsageError
 from vitgs.record import Job, Record, digest
 from vitgs.suite.plan import Planner, Point
 from vitgs.suite.tables import OBJECTIVES, Suite
@@ -31,7 +34,7 @@ _ASKS_PER_TRIAL = 20
 class Trials:
     """The study and the points that it can propose. A trial stands for a point's jobs over all data and seeds."""
 
-    def __init__(self, planner: Planner, ended: Mapping[str, Record], *, storage: str | None = None) -> None:
+    def __init__(self, planner: Planner, ended: Mapping[str, Record], *, storage: BaseStorage | None = None) -> None:
         optuna.logging.set_verbosity(logging.ERROR)
         self._planner, self._suite = planner, planner.suite
         self._points = {digest(_params(point)): point for point in planner.points}
@@ -153,3 +156,13 @@ def _read(row: Record, places: Sequence[str]) -> float | None:
         if isinstance(value, (int, float)):
             return float(value)
     return None
+
+
+def database(url: str | None) -> BaseStorage | None:
+    """Opens the study's database of that URL, which may hold a password: only its kind is told."""
+    try:
+        return None if url is None else get_storage(url)
+    except (ImportError, ValueError, sqlalchemy.exc.SQLAlchemyError) as error:
+        given = f"{str(url).partition('://')[0]}: {type(error).__name__}"
+        remedy = "check the URL, make its folder, or install its driver"
+        raise UsageError("--storage must be a database that can be opened", given=given, remedy=remedy) from error
