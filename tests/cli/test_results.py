@@ -50,7 +50,9 @@ def test_best_for_people(rows: list[Record], ran: Ran) -> None:
     done = ran(["best", "--data", "moment"])
     assert done.out.startswith("moment on ")
     assert "top-1 in %" in done.out
-    assert "vitgs-bench replay" in done.out
+    assert "doubts about its rows" in done.out
+    replay = ran(["best", "--data", "moment", "--results", "results"]).out.splitlines()[-1].split("replay ")[1]
+    assert replay.endswith(" --results results")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,7 @@ def test_best_for_people(rows: list[Record], ran: Ran) -> None:
         (["--max-latency-ms", "-1"], 2, "--max-latency-ms must be above 0"),
         (["--max-gmacs", "1e-9"], 3, "within the limits"),
         (["--data", "nothing"], 3, "known: moment, order"),
+        (["--results", "results", "--results", "elsewhere"], 3, "given: elsewhere, which is none"),
         (["--data", "moment,nothing"], 3, "given: nothing; known: moment, order"),
     ],
 )

@@ -43,7 +43,8 @@ def best(
     found = choice.best(points, max_latency_ms, max_gmacs, max_memory_gib, max_energy_j)
     if not any(answer.point for answer in found):
         reasons = "; ".join(dict.fromkeys(f"{answer.data}: {answer.reason}" for answer in found)) or "no row has an accuracy"
-        raise NothingToWorkOn("a configuration must be within the limits", given=reasons, remedy="raise a limit, or sweep more configurations")
+        remedy = "raise a limit, leave out one of what this machine can't measure, or sweep more configurations"
+        raise NothingToWorkOn("a configuration must be within the limits", given=reasons, remedy=remedy)
     if as_json:
         output.document([_answer(answer) for answer in found])
         return
@@ -69,6 +70,7 @@ def _describe(point: Point) -> dict[str, Any]:
         "latency_ms": cost.latency_ms,
         "peak_live_bytes": cost.peak_live_bytes,
         "energy_j_per_clip": cost.energy_j_per_clip,
+        "flags": list(point.flags),
         "replay": point.replay,
     }
 
@@ -98,6 +100,7 @@ def _print(answer: Best, beside: str) -> None:
         (f"{point.split} top-1 in %", interval(top1.value, top1.low, top1.high, scale=100)),
         ("compute a view", quantity(cost.macs, "macs")),
         ("latency in ms", interval(cost.latency_ms.value, cost.latency_ms.low, cost.latency_ms.high)),
+        ("doubts about its rows", ", ".join(point.flags) or "none"),
         ("most accurate with probability in %", percent(answer.probability, 0)),
         ("can't be told from", ", ".join(tie.name.full for tie in answer.ties) or "no other system"),
         ("left out", f"{answer.excluded} over a limit, {answer.unmeasured} without a value for one"),

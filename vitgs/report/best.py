@@ -15,8 +15,8 @@ from vitgs.report.points import Point
 @dataclass(frozen=True, kw_only=True)
 class Best:
     """One data set on one machine. `point` is None when nothing is left, and `reason` says why. `probability`: share of the bootstrap draws in which
-    no other system's best is more accurate, None without draws. `ties`: other systems' best points that can't be told from it. `excluded`: how many
-    points broke a limit; `unmeasured`: how many had no value for one, and so were not considered."""
+    no other system's best is more accurate, None without draws or without another system. `ties`: other systems' best points that can't be told from
+    it. `excluded`: how many points broke a limit; `unmeasured`: how many had no value for one, and so were not considered."""
 
     machine: str
     data: str
@@ -105,6 +105,6 @@ def _upper(estimate: Estimate) -> float | None:
 
 def _probability(leader: Point, leaders: Sequence[Point]) -> float | None:
     draws = [p.top1.draws for p in leaders if p.top1.draws is not None]
-    if leader.top1.draws is None or len(draws) < len(leaders):
+    if leader.top1.draws is None or len(draws) < len(leaders) or len(leaders) < 2:
         return None
     return float(np.mean(leader.top1.draws >= np.max(np.stack(draws), axis=0)))

@@ -41,7 +41,9 @@ def machine_folders(results: Sequence[Path]) -> list[Path]:
 
 
 def load(results: Sequence[Path]) -> list[MachineResults]:
-    """All machines' results; nothing there is an error that says how to get some."""
+    """All machines' results; nothing there, or one of several folders missing, is an error that says how to get some."""
+    if missing := [str(folder) for folder in results if not folder.is_dir()]:
+        raise NothingToWorkOn("results lie in a folder", given=f"{', '.join(missing)}, which is none", remedy=REMEDY)
     given = ", ".join(map(str, results)) or "no folder"
     found = machine_folders(results)
     if not found:
