@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.report.synthetic import BASE, records, write
 from vitgs.errors import UsageError
+from vitgs.record import record_from
 from vitgs.report.sources import load, machine_folders
-from vitgs.store.records import GATE
+from vitgs.store.records import GATE, files
 
 
 def folder(root: Path, name: str) -> Path:
@@ -24,6 +26,15 @@ def test_the_reference_stands_in_only_where_there_is_nothing_else(tmp_path: Path
     own = folder(tmp_path, "cpu-2")
     assert machine_folders([tmp_path]) == [own]
     assert machine_folders([reference, tmp_path]) == [reference, own]
+
+
+def test_what_is_committed_beside_a_users_own_results_is_read() -> None:
+    """The first row of each committed file, of all folders that hold any: on a fresh checkout a report begins with these."""
+    places = machine_folders([Path(__file__).parents[2] / "results"])
+    assert places
+    for file in (file for place in places for file in files(place)):
+        with file.open(encoding="utf-8") as rows:
+            assert record_from(json.loads(rows.readline())).job.system, file
 
 
 def test_the_rows_of_the_gate_are_no_results(tmp_path: Path) -> None:
