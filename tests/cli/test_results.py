@@ -50,9 +50,15 @@ def test_best_for_people(rows: list[Record], ran: Ran) -> None:
     done = ran(["best", "--data", "moment"])
     assert done.out.startswith("moment on ")
     assert "top-1 in %" in done.out
+    assert "vitgs-bench replay" in done.out
     assert "doubts about its rows" in done.out
-    replay = ran(["best", "--data", "moment", "--results", "results"]).out.splitlines()[-1].split("replay ")[1]
-    assert replay.endswith(" --results results")
+
+
+def test_best_gives_a_replay_command_that_finds_the_rows(rows: list[Record], ran: Ran) -> None:
+    assert rows
+    elsewhere = ["best", "--data", "moment", "--results", "results"]
+    assert ran(elsewhere).out.splitlines()[-1].endswith(" --results results")
+    assert ran([*elsewhere, "--json"]).document[0]["best"]["replay"].endswith(" --results results")
 
 
 @pytest.mark.parametrize(

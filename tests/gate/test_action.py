@@ -47,6 +47,12 @@ def test_a_branch_may_have_any_name_and_drift_may_be_left_out(tmp_path: Path) ->
     assert "--drift" not in run(tmp_path, "exit 0")[1]["asked"]
 
 
+def test_inputs_that_are_left_out_are_no_empty_arguments(tmp_path: Path) -> None:
+    """The command refuses those."""
+    assert "" not in run(tmp_path, "exit 0")[1]["asked"].splitlines()
+    assert "--allow\nMACs\n" in run(tmp_path, "exit 0", ALLOW="MACs")[1]["asked"]
+
+
 def test_the_page_is_uploaded() -> None:
     text = ACTION.read_text(encoding="utf-8")
     assert "actions/upload-artifact@" in text and "runner.temp }}/gate.html" in text and '--page "$RUNNER_TEMP/gate.html"' in text

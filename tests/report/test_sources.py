@@ -28,11 +28,11 @@ def test_the_reference_stands_in_only_where_there_is_nothing_else(tmp_path: Path
     assert machine_folders([reference, tmp_path]) == [reference, own]
 
 
-def test_what_is_committed_beside_a_users_own_results_is_read() -> None:
-    """The first row of each committed file, of all folders that hold any: on a fresh checkout a report begins with these."""
-    places = machine_folders([Path(__file__).parents[2] / "results"])
-    assert places
-    for file in (file for place in places for file in files(place)):
+def test_what_is_committed_is_read() -> None:
+    """The first row of each committed file: on a fresh checkout `report`, `best` and `replay` begin with these."""
+    committed = [file for place in (Path(__file__).parents[2] / "results").iterdir() for file in files(place)]
+    assert committed
+    for file in committed:
         with file.open(encoding="utf-8") as rows:
             assert record_from(json.loads(rows.readline())).job.system, file
 

@@ -10,6 +10,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import typer
@@ -102,7 +103,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _check_not_empty(arguments: Sequence[str]) -> None:
     """An unset variable of a shell makes an empty argument, which would pass for an option left out, or for the working folder."""
-    for before, argument in zip(("", *arguments), arguments, strict=False):
+    for before, argument in pairwise(("", *arguments)):
         if not argument or (argument.startswith("--") and argument.endswith("=")):
             given = argument or f"{before} ''".strip()
             raise UsageError("an argument must not be empty", given=given, remedy="give a value, or leave the option out")

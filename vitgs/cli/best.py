@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,18 +40,18 @@ def best(
     known = sorted({point.data for point in points if point.data})
     if missing := [name for name in wanted or () if name not in known]:
         raise NothingToWorkOn("the results must hold the data asked for", given=", ".join(missing), remedy=f"known: {', '.join(known) or 'none'}")
-    points = tuple(point for point in points if not wanted or point.data in wanted)
+    beside = "".join(f" --results {shlex.quote(str(place))}" for place in results or ())
+    points = tuple(replace(point, replay=point.replay and point.replay + beside) for point in points if not wanted or point.data in wanted)
     found = choice.best(points, max_latency_ms, max_gmacs, max_memory_gib, max_energy_j)
     if not any(answer.point for answer in found):
         reasons = "; ".join(dict.fromkeys(f"{answer.data}: {answer.reason}" for answer in found)) or "no row has an accuracy"
-        remedy = "raise a limit, leave out one of what this machine can't measure, or sweep more configurations"
+        remedy = "raise a limit, leave out one that nothing was measured for, or sweep more configurations"
         raise NothingToWorkOn("a configuration must be within the limits", given=reasons, remedy=remedy)
     if as_json:
         output.document([_answer(answer) for answer in found])
         return
-    beside = "".join(f" --results {shlex.quote(str(place))}" for place in results or ())
     for answer in found:
-        _print(answer, beside)
+        _print(answer)
 
 
 def _describe(point: Point) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def _answer(answer: Best) -> dict[str, Any]:
     }
 
 
-def _print(answer: Best, beside: str) -> None:
+def _print(answer: Best) -> None:
     print(f"{answer.data} on {answer.machine}")
     if answer.point is None:
         print(f"  none: {answer.reason}")
@@ -104,6 +105,6 @@ def _print(answer: Best, beside: str) -> None:
         ("most accurate with probability in %", percent(answer.probability, 0)),
         ("can't be told from", ", ".join(tie.name.full for tie in answer.ties) or "no other system"),
         ("left out", f"{answer.excluded} over a limit, {answer.unmeasured} without a value for one"),
-        ("again", answer.replay and shlex.join(shlex.split(answer.replay)) + beside),
+        ("again", answer.replay and shlex.join(shlex.split(answer.replay))),
     ]
     output.columns((f"  {name}", text) for name, text in lines)

@@ -25,10 +25,9 @@ def about_checkpoint(checkpoint: Path) -> dict[str, Any]:
             raise UsageError("a checkpoint is a .safetensors file with its .json beside it", given=f"no {file}", remedy=remedy)
     try:
         about: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
-        Clip(**about["clip"])
-        dict(about["knobs"])
+        Clip(**about["clip"]), about["knobs"].items()  # what `rebuilt` will ask of them
         return about | {name: about[name] for name in ("model", "size", "style", "clip", "knobs", "data")}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError("the .json beside a checkpoint is written by `train`", given=f"{beside}: {error}", remedy="train it again") from error
 
 

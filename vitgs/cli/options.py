@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -50,15 +49,6 @@ def _value(text: str) -> Any:
 def names(given: Sequence[str] | None) -> list[str] | None:
     """`["a,b", "c"]`, an option given twice, -> `["a", "b", "c"]`; None and empty are None."""
     return [part.strip() for text in given or () for part in text.split(",") if part.strip()] or None
-
-
-def ready(option: str, folder: Path) -> Path:
-    """The folder that an option names, made now: better refused before the work than after it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
-        raise UsageError(f"{option} must name a folder", given=f"{folder}: {error.strerror}", remedy="name another place") from error
-    return folder
 
 
 def positive(option: str, value: float | None) -> None:

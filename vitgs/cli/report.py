@@ -21,8 +21,6 @@ def report(
     """Render the Pareto fronts as one web page, figures, and tables for a paper."""
     from vitgs.report.render import FORMATS, render
 
-    if out is not None:
-        options.ready("--out", out)
     written = render(results or [folders.results()], out or folders.reports(), options.names(formats) or FORMATS)
     if as_json:
         output.document({"files": [folders.portable(file) for file in written]})

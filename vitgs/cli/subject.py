@@ -89,7 +89,8 @@ def _named_module(name: str, reference: str) -> ModuleType:
 
 def _told(error: BaseException) -> str:
     """What a user's own code raised, and where in it."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in (__file__, "<frozen importlib._bootstrap>")]
+    frames = [f for f in frames if "site-packages" not in f.filename] or frames
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames and not isinstance(error, ImportError | SyntaxError) else ""
     return f"{type(error).__name__}: {error}{place}"
 

@@ -38,8 +38,6 @@ def sweep(
     from vitgs.sweep import run_sweep
 
     device_of(device)
-    if out is not None:
-        options.ready("--out", out)
     summary = run_sweep(
         suite,
         profile=profile,

@@ -42,9 +42,10 @@ def theory(
     options.positive("--time", time)
     abouts = [about_checkpoint(file) for file in checkpoint]
     _comparable(checkpoint, abouts)
-    folder = options.ready("--out", out or folders.reports() / "theory")
+    folder = out or folders.reports() / "theory"
     kept, table = record or folder / "theory.json", folder / "theory.md"
-    options.ready("--record", kept.parent)
+    for file in (kept, table):
+        file.parent.mkdir(parents=True, exist_ok=True)  # a wrong place is refused before the work
     if kept.is_dir():
         raise UsageError("--record must name a file", given=f"{kept}, a folder", remedy="name a file in it")
     from vitgs.cli import theory_run

@@ -63,7 +63,6 @@ def train(
 
     device_of(device)
     recipe = Recipe(steps=steps, batch=batch, lr=lr)
-    folder = options.ready("--out", out or folders.cache() / "trained")
     embedded = data.startswith(EMBEDDED)
     size, style = size or ("nano" if embedded else "B"), style or ("digits" if embedded else "in21k")
     sources = [data_sets.open_data(data, split, frames=frames, height=resolution, width=resolution, scales=covered) for split in ("train", "val")]
@@ -71,6 +70,8 @@ def train(
     torch.manual_seed(seed)
     subject = build(model, size=size, style=style, clip=clip, given=knobs, weights=weights)
     drawn = _rule(rule, subject.system.name, bool(subject.system.run_knobs), bool(subject.system.paper_rule))
+    folder = out or folders.cache() / "trained"
+    folder.mkdir(parents=True, exist_ok=True)  # a wrong place is refused before the work
     tell = _quiet if as_json else _progress()
     if start == "shared":
         stills = [data_sets.open_data("digits:stills", split, height=clip.height, width=clip.width) for split in ("train", "val")]

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from vitgs import folders
 from vitgs.backbone.sizes import SIZES, STYLES
 from vitgs.errors import UsageError, unknown
-from vitgs.train.recipe import Recipe, recipe_from
+from vitgs.train.recipe import Recipe
 
 Rule = Literal["elastic", "paper", "none"]
 OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
@@ -191,7 +191,6 @@ def load_profile(name: str) -> Profile:
     file = _file(name, folders.suites() / "profiles", "profile", profile_names())
     profile: Profile = _read(Profile, _toml(file), file.name, name=file.stem)
     _read(Recipe, profile.train, f"{file.name}, train")
-    recipe_from(profile.train, where=f"{file.name}, [train]")
     for kind, name, known in (("size", profile.size, SIZES), ("style", profile.style, STYLES)):
         if name not in known:
             raise unknown(kind, name, known, where=file.name)

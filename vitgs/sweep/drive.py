@@ -82,7 +82,7 @@ def run_sweep(
     started = time.perf_counter()
     suite = load_suite(suite_name)
     chosen = load_profile(profile or suite.profile)
-    _check(executor, workers, storage)
+    _check(executor, workers)
     names = [name if name.startswith("digits:") else folders.portable(Path(name)) for name in data]
     plans = planner(suite, chosen, models=models, seeds=seeds, data=names, threads=cores(), device=device)
     opened = database(storage)
@@ -109,9 +109,7 @@ def run_sweep(
     return Summary(file=file, done=sweep.written, kept=kept, measured=measured, failed=failed, skipped=skipped, seconds=seconds)
 
 
-def _check(executor: str, workers: int | None, storage: str | None) -> None:
-    if storage is not None and "://" not in storage:
-        raise UsageError("--storage must be a URL", given=repr(storage), remedy="write, say, --storage postgresql://host/study")
+def _check(executor: str, workers: int | None) -> None:
     if executor not in EXECUTORS:
         raise UsageError(f"--executor must be one of {', '.join(EXECUTORS)}", given=repr(executor), remedy="name one of these")
     if executor != "local":

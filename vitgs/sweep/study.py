@@ -160,9 +160,11 @@ def _read(row: Record, places: Sequence[str]) -> float | None:
 
 def database(url: str | None) -> BaseStorage | None:
     """Opens the study's database of that URL, which may hold a password: only its kind is told."""
+    if url is None:
+        return None
     try:
-        return None if url is None else get_storage(url)
+        return get_storage(url)
     except (ImportError, ValueError, sqlalchemy.exc.SQLAlchemyError) as error:
-        given = f"{str(url).partition('://')[0]}: {type(error).__name__}"
-        remedy = "check the URL, make its folder, or install its driver"
+        given = f"{url.partition('://')[0]}: {type(error).__name__}"
+        remedy = "write, say, postgresql://host/study, make its folder, or install its driver"
         raise UsageError("--storage must be a database that can be opened", given=given, remedy=remedy) from error
